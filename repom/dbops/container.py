@@ -1,0 +1,205 @@
+"""The project's container: finding it, and deciding between it and the host."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingsError, Unreachable
+from .runner import DockerRunner, HostRunner
+
+log = logging.getLogger("repom")
+
+#: Label with the project folder on every container that `postgres.start` makes.
+PROJECT_LABEL = "repom.project"
+COMPOSE = "com.docker.compose."
+
+#: What an engine's complaint means. Texts differ between versions, so these are parts
+#: that have stayed; anything else is shown as it is.
+COMPLAINTS = (
+    ("no such container", "absent"),
+    ("no such object", "absent"),
+    ("no container with name", "absent"),  # podman
+    ("permission denied", "no permission to use the Docker socket"),
+    ("cannot connect", "the Docker daemon is not running"),
+    ("is the docker daemon running", "the Docker daemon is not running"),
+    ("failed to connect", "the Docker daemon is not running"),
+    ("connection refused", "the Docker daemon is not running"),
+)
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the engine says of a container.
+
+    :param state: Docker's word for its state (``running``, ``exited``, ``paused`` …), or,
+        when there is none to ask about, the reason: ``absent``, ``docker is not installed`` …
+    :param ports: ports of this host that lead into it; ``None`` when it shares the host's network.
+    """
+
+    name: str
+    state: str
+    id: str = ""
+    ports: frozenset[int] | None = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
+    def publishes(self, port: int) -> bool:
+        return self.ports is None or port in self.ports
+
+
+class EngineSilent(Exception):
+    """The engine gave no answer; the text is the reason, fit for a `Container.state`."""
+
+
+def find(docker: str, name: str, service: str | None, project: Path) -> Container:
+    """Ask the engine about the container of exactly this name, or about the one that is
+    this Compose service of the project folder. What is missing is a state, no error.
+
+    :raises SettingsError: several containers are the service.
+    """
+    shown = f"of the Compose service {service}" if service else name
+    try:
+        if service:
+            return _of_service(docker, service, shown, project)
+        return next(
+            (c for c in inspect(docker, [name]) if c.name == name), Container(name, "absent")
+        )
+    except EngineSilent as reason:
+        return Container(shown, str(reason))
+
+
+def inspect(docker: str, names: Sequence[str]) -> list[Container]:
+    """The engine's view of these containers.
+
+    :raises EngineSilent: there is no engine, no permission or no such container.
+    """
+    return [_parse(item) for item in json.loads(ask(docker, ["container", "inspect", *names]))]
+
+
+def ask(docker: str, arguments: Sequence[str]) -> str:
+    """The standard output of a question to the engine, which a dry run asks too.
+
+    :raises EngineSilent: it did not answer; says why.
+    """
+    try:
+        result = HostRunner().run([docker, *arguments], warn=True, dry=False, timeout=20)
+    except Unreachable:
+        raise EngineSilent(f"{docker} is not installed") from None
+    if result.ok:
+        return str(result.stdout)
+    said = result.stderr.strip()
+    for part, reason in COMPLAINTS:
+        if part in said.lower():
+            raise EngineSilent(reason)
+    raise EngineSilent(said.splitlines()[-1] if said else f"{docker} exited {result.exited}")
+
+
+def _parse(item: Mapping[str, Any]) -> Container:
+    network = item.get("NetworkSettings") or {}
+    bindings = [b for each in (network.get("Ports") or {}).values() for b in each or ()]
+    shared = (item.get("HostConfig") or {}).get("NetworkMode") == "host"
+    return Container(
+        name=item["Name"].lstrip("/"),
+        state=item["State"]["Status"],
+        id=item["Id"],
+        ports=None if shared else frozenset(int(b["HostPort"]) for b in bindings),
+        labels=item["Config"].get("Labels") or {},
+    )
+
+
+def _of_service(docker: str, service: str, shown: str, project: Path) -> Container:
+    label = f"label={COMPOSE}service={service}"
+    ids = ask(docker, ["ps", "-aq", "--no-trunc", "--filter", label]).split()
+    here = [c for c in (inspect(docker, ids) if ids else []) if _belongs(c, project)]
+    chosen = [c for c in here if c.running] or here
+    if len(chosen) > 1:
+        names = ", ".join(sorted(c.name for c in chosen))
+        raise SettingsError(
+            f"Several containers are the Compose service {service}: {names}",
+            "Set REPOM_CONTAINER to one of them and unset REPOM_COMPOSE_SERVICE",
+        )
+    return chosen[0] if chosen else Container(shown, "absent")
+
+
+def _belongs(container: Container, project: Path) -> bool:
+    """Whether Compose made it for this project folder (or one of its sub-folders), and
+    not as a one-off of `compose run`."""
+    folder = container.labels.get(f"{COMPOSE}project.working_dir", "")
+    oneoff = container.labels.get(f"{COMPOSE}oneoff", "False").lower() == "true"
+    return bool(folder) and not oneoff and Path(folder).resolve().is_relative_to(project)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def is_socket(host: str | None) -> bool:
+    return host is None or host.startswith(("/", "@"))
+
+
+def choose(
+    *,
+    via: str,
+    docker: str,
+    name: str,
+    service: str | None,
+    project: Path,
+    host: str | None,
+    port: int | None,
+    tool: str,
+    echo: bool = False,
+    dry: bool = False,
+) -> HostRunner:
+    """Decide where the client programs run: DESIGN, section 2, "Which server".
+
+    :param host: the configured host; ``None`` when there is none, then the container is meant.
+    :param tool: the program that is about to run, for the message of the fallback.
+    :returns: a `DockerRunner` when the configured server is the running container, else
+        a `HostRunner`.
+    :raises SettingsError: the container is forced, but another server is configured.
+    :raises Unreachable: the container is forced, but does not run.
+    """
+    on_host = HostRunner(echo=echo, dry=dry)
+    elsewhere = not (is_socket(host) or is_loopback(host or "") or host in (name, service))
+    if via == "host" or (via == "auto" and elsewhere):
+        return on_host
+    if elsewhere:
+        raise SettingsError(
+            f"REPOM_VIA is docker, but the database is on host {host}",
+            "Unset one of the two: docker exec reaches only the server inside the container",
+        )
+    container = find(docker, name, service, project)
+    if container.running and _is_another(container, host, port):
+        if via == "auto":
+            return on_host
+        raise SettingsError(
+            f"REPOM_VIA is docker, but container {container.name} does not publish port {port}",
+            "Set the port that it publishes, or unset one of the two",
+        )
+    if container.running:
+        log.info("Using Docker container: %s", container.name)
+        return DockerRunner(docker, container.id, container.name, echo=echo, dry=dry)
+    fallback = f"Container {container.name} is not running ({container.state})"
+    if via == "docker":
+        raise Unreachable(fallback, "Start it with: invoke postgres.start")
+    log.warning("%s, using host %s", fallback, tool)
+    on_host.fallback = fallback
+    return on_host
+
+
+def _is_another(container: Container, host: str | None, port: int | None) -> bool:
+    """Whether host and port name a server on this machine that is not the container."""
+    loopback = host is not None and is_loopback(host)
+    return loopback and port is not None and not container.publishes(port)

@@ -1,0 +1,345 @@
+"""The place where a client program runs: on this host, or inside the container.
+
+Both runners have the shape of Invoke's ``ctx.run`` and move bytes by file descriptor
+instead of through text. This is the only module that starts processes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from invoke import Config, Context
+from invoke.exceptions import CommandTimedOut, ThreadException
+from invoke.runners import Local, Result
+
+from ..errors import CommandFailed, RepomError, Unreachable
+
+log = logging.getLogger("repom")
+
+#: Environment of libpq that may stay: files the user keeps secrets and certificates in.
+#: Every other PG* variable would silently redirect a program to another server.
+KEPT_PG = ("PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL")
+
+#: A role or a database may carry settings that end a dump or a load half way.
+SESSION = (
+    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+    " -c default_transaction_read_only=off"
+)
+
+BLOCK = 1 << 18  # bytes; fewer system calls than 64 KiB, still nothing in memory
+
+Stdin = BinaryIO | Iterable[bytes] | None
+
+
+class _Process(Local):
+    """One run of one program: Invoke's machinery over file descriptors and argv."""
+
+    read_chunk_size = 1 << 16
+    input_sleep = 0.002  # seconds between two looks whether the program has ended
+
+    def __init__(self, context: Context, argv: Sequence[str], stdin: Stdin, stdout: Any):
+        super().__init__(context)
+        self.argv, self.stdin_from, self.stdout_to = list(argv), stdin, stdout
+        self.process: subprocess.Popen[bytes] | None = None  # type: ignore[assignment]
+
+    def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
+        stdin = self.stdin_from if self.stdin_from is not None else subprocess.DEVNULL
+        options: dict[str, Any] = {
+            "stdin": subprocess.PIPE if is_pumped(self.stdin_from) else stdin,
+            "stdout": self.stdout_to or subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            **popen_options(sys.platform),
+        }
+        self.process = subprocess.Popen(self.argv, env=env, **options)
+
+    def handle_stdin(self, input_: Iterable[bytes], output: IO[str], echo: bool = False) -> None:
+        """Write the blocks of `input_`; if making them fails, the program must not take
+        the end of its input for the end of the data, so it is killed first."""
+        assert self.process and self.process.stdin
+        try:
+            for block in input_:
+                self.process.stdin.write(block)
+            self.process.stdin.close()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the program stopped reading; its own message says why
+        except OSError as error:
+            if error.errno != 22:  # EINVAL: Windows' broken pipe
+                self.kill()
+                raise
+        except BaseException:
+            self.kill()
+            raise
+
+    def read_proc_output(self, reader: Any) -> Generator[str, None, None]:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        while data := reader(self.read_chunk_size):
+            yield decoder.decode(data)
+
+    def respond(self, buffer_: list[str]) -> None:
+        """Called after each chunk. There are no watchers, and joining the whole buffer
+        for them is quadratic; what there is to do is to bound standard error."""
+        if buffer_ is self.stderr and len(buffer_) > 64:
+            del buffer_[1:-32]
+
+    def echo(self, command: str) -> None:
+        log.info("$ %s", command)
+
+    def send_interrupt(self, interrupt: KeyboardInterrupt) -> None:
+        self.stop()
+        raise interrupt
+
+    def stop(self) -> None:
+        """Leave no process behind, however `run` ends."""
+        super().stop()
+        if self.process and self.process.poll() is None:
+            self._signal(signal.SIGTERM)  # lets pg_dump cancel its query in the server
+            try:
+                self.process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        if self.process:
+            for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+                _close(pipe)
+
+    def kill(self) -> None:
+        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def _signal(self, signum: int) -> None:
+        assert self.process
+        try:
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, signum)
+            else:
+                self.process.terminate()
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def is_pumped(stdin: Stdin) -> bool:
+    """Whether `stdin` is blocks that this process makes, and not a file to hand over."""
+    return stdin is not None and not hasattr(stdin, "fileno")
+
+
+def _close(pipe: IO[bytes] | None) -> None:
+    try:
+        if pipe:
+            pipe.close()
+    except OSError:
+        pass  # what was left in the buffer had no reader any more
+
+
+def popen_options(platform: str) -> dict[str, Any]:
+    """Children in a group of their own: Ctrl-C reaches repom alone, which then decides."""
+    if platform == "win32":
+        return {"creationflags": 0x00000200}  # CREATE_NEW_PROCESS_GROUP
+    return {"start_new_session": True}
+
+
+def display(argv: Sequence[str], platform: str = sys.platform) -> str:
+    """The command line as someone would type it on `platform`."""
+    return subprocess.list2cmdline(argv) if platform == "win32" else shlex.join(argv)
+
+
+def client_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program: without anybody's PG* variables, messages in English."""
+    kept = {k: v for k, v in environ.items() if not k.startswith("PG") or k in KEPT_PG}
+    return {**kept, "LC_ALL": "C", "LANGUAGE": "C", **extra}
+
+
+class HostRunner:
+    """Runs programs on this host.
+
+    :param echo: log every command, as Invoke's ``--echo``.
+    :param dry: log commands instead of running them, as Invoke's ``--dry``.
+    """
+
+    via = "host"
+    #: Whether local connections are expected to need no password.
+    trusted = False
+
+    def __init__(self, *, echo: bool = False, dry: bool = False) -> None:
+        run = {"echo": echo, "dry": dry, "in_stream": False, "hide": "both"}
+        self.context = Context(Config(lazy=True, overrides={"run": run}))
+        self.session = f"repom-{secrets.token_hex(4)}"
+        #: Where the programs are; empty means "wherever PATH says".
+        self.bin = ""
+        #: Why the container is not used although it is meant; empty when it is not meant.
+        self.fallback = ""
+
+    @property
+    def where(self) -> str:
+        """For messages: where this runner's programs run."""
+        return "host"
+
+    def program(self, name: str) -> str:
+        return str(Path(self.bin, name)) if self.bin else name
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: Stdin = None,
+        stdout: BinaryIO | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        warn: bool = False,
+        dry: bool | None = None,
+    ) -> Result:
+        """Run a program to its end.
+
+        :param argv: the program and its arguments; never a secret, since others see it.
+        :param stdin: a file to read from, or blocks of bytes; ``None`` is no input.
+        :param stdout: a file that takes the output, and on return holds all of it;
+            ``None`` captures it as text.
+        :param env: variables for the program, secrets included.
+        :param timeout: seconds until it is killed.
+        :param warn: return a failure instead of raising it.
+        :param dry: ``False`` for a question that a dry run must ask too.
+        :raises UnexpectedExit: it exited with another status than 0.
+        :raises Unreachable: there is no such program.
+        :raises CommandFailed: it ran longer than `timeout`.
+        """
+        command = [self.program(argv[0]), *argv[1:]]
+        return self._execute(command, env or {}, stdin, stdout, timeout, warn, dry)
+
+    def run_on_file(
+        self, argv: Sequence[str], path: Path, *, env: Mapping[str, str] | None = None
+    ) -> Result:
+        """Run a program with `path` as its last argument, readable where it runs."""
+        return self.run([*argv, str(path)], env=env)
+
+    def _execute(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        stdin: Stdin,
+        stdout: BinaryIO | None,
+        timeout: float | None,
+        warn: bool,
+        dry: bool | None,
+    ) -> Result:
+        process = _Process(self.context, argv, stdin, stdout)
+        full = client_environment(os.environ, {"PGAPPNAME": self.session, **env})
+        try:
+            return process.run(
+                display(argv),
+                env=full,
+                replace_env=True,
+                in_stream=stdin if is_pumped(stdin) else False,
+                timeout=timeout,
+                warn=warn,
+                dry=dry,
+            )
+        except (FileNotFoundError, PermissionError):
+            raise Unreachable(f"There is no program {argv[0]} that can be run") from None
+        except CommandTimedOut:
+            raise CommandFailed(f"{argv[0]} did not end within {timeout:g} s") from None
+        except ThreadException as error:
+            raise _cause(error) from None
+
+
+def _cause(error: ThreadException) -> BaseException:
+    """What went wrong while feeding the program, instead of Invoke's account of it."""
+    return next((e.value for e in error.exceptions if isinstance(e.value, RepomError)), error)
+
+
+class DockerRunner(HostRunner):
+    """Runs programs inside a container with ``docker exec``.
+
+    :param docker: the container command, ``docker`` or ``podman``.
+    :param container: the container's full id, so that a name that changes hands between
+        two steps does no harm.
+    :param name: the container's name, for people.
+    """
+
+    via = "docker"
+    trusted = True
+
+    def __init__(self, docker: str, container: str, name: str, **options: bool) -> None:
+        super().__init__(**options)
+        self.docker, self.container, self.name = docker, container, name
+
+    @property
+    def where(self) -> str:
+        return f"container {self.name}"
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: Stdin = None,
+        stdout: BinaryIO | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        warn: bool = False,
+        dry: bool | None = None,
+    ) -> Result:
+        """As on the host, and with `stdout` a proof in band that all of it arrived:
+        `docker exec` can lose the end of a stream and still exit 0."""
+        end = secrets.token_hex(16).encode() if stdout else b""
+        if end:
+            argv = ["sh", "-c", '"$@" && printf %s "$0"', end.decode(), *argv]
+        env = {"PGAPPNAME": self.session, "PGHOST": "", **(env or {})}
+        command = exec_argv(self.docker, self.container, argv, env, interactive=stdin is not None)
+        result = self._execute(command, env, stdin, stdout, timeout, warn, dry)
+        if stdout and result.ok and not self._dry(dry):
+            _strip_end(stdout, end)
+        return result
+
+    def run_on_file(
+        self, argv: Sequence[str], path: Path, *, env: Mapping[str, str] | None = None
+    ) -> Result:
+        """Bring the file in, compare its size, run, and remove it, in one `docker exec`.
+
+        Through ``cat`` and not ``docker cp``, which leaves no file in a tmpfs and a file
+        that a user other than root cannot read, and exits 0 both times.
+        """
+        inside = f"/tmp/{self.session}-{secrets.token_hex(4)}"
+        script = (
+            f"trap 'rm -f {inside}' EXIT; trap 'exit 143' HUP INT TERM; umask 077; "
+            f"cat >{inside} || exit 74; "
+            f"[ $(wc -c <{inside}) -eq $0 ] || {{ echo 'the copy is incomplete' >&2; exit 74; }}; "
+            f'"$@" {inside}'
+        )
+        wrapped = ["sh", "-c", script, str(path.stat().st_size), *argv]
+        with path.open("rb") as file:
+            return self.run(wrapped, stdin=file, env=env)
+
+    def _dry(self, dry: bool | None) -> bool:
+        return bool(self.context.config.run.dry if dry is None else dry)
+
+
+def exec_argv(
+    docker: str,
+    container: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    interactive: bool,
+) -> list[str]:
+    """The `docker exec` command line: variables by name alone, never a terminal (`-t`
+    would turn every line feed into two bytes), `-i` only when there is input."""
+    variables = [flag for name in env for flag in ("-e", name)]
+    return [docker, "exec", *(["-i"] if interactive else []), *variables, container, *argv]
+
+
+def _strip_end(file: BinaryIO, end: bytes) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(end)))
+    if file.read() != end:
+        raise CommandFailed(
+            "The stream from the container ended before the program did",
+            "Nothing was kept; try again",
+        )
+    file.truncate(size - len(end))
+    file.seek(0, os.SEEK_END)

@@ -1,0 +1,51 @@
+"""What a test needs of the machine. Missing: the test skips and says what; with
+REPOM_TEST_ALL=1, as in CI, it fails, so that a skipped test never counts as a passed one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+CHINOOK = Path(__file__).parents[2] / "shared" / "data" / "chinook"
+
+
+def need(there: object, what: str) -> None:
+    if there:
+        return
+    if os.environ.get("REPOM_TEST_ALL"):
+        pytest.fail(f"missing on this machine: {what}")
+    pytest.skip(f"missing on this machine: {what}")
+
+
+@lru_cache
+def succeeds(*argv: str) -> bool:
+    if shutil.which(argv[0]) is None:
+        return False
+    return subprocess.run(argv, capture_output=True, timeout=60).returncode == 0
+
+
+def engine() -> None:
+    need(succeeds("docker", "info"), "a running Docker engine")
+
+
+def image(major: int) -> None:
+    engine()
+    need(succeeds("docker", "image", "inspect", f"postgres:{major}"), f"the image postgres:{major}")
+
+
+def compose() -> None:
+    engine()
+    need(succeeds("docker", "compose", "version"), "the Compose plugin")
+
+
+def host_binaries() -> Path:
+    """The folder of the host's PostgreSQL server programs."""
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = shutil.which("initdb")
+    need(candidates or found, "PostgreSQL's server programs (initdb)")
+    return candidates[-1].parent if candidates else Path(str(found)).parent

@@ -6,10 +6,11 @@ validated `Settings`; nothing else in repom looks at the environment for configu
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -99,10 +100,21 @@ class Settings:
         its side files after the path it was given."""
         return (self.project / self.database).resolve()
 
+    @property
+    def remote_host(self) -> str | None:
+        """The server's host, when that is another machine than this one."""
+        own = {None, "", "localhost", self.container, self.compose_service}
+        if self.host in own or str(self.host).startswith(("/", "@")):
+            return None
+        try:
+            return None if ipaddress.ip_address(str(self.host)).is_loopback else self.host
+        except ValueError:
+            return self.host
+
     @classmethod
     def load(
         cls,
-        config: Mapping[str, Any] | None = None,
+        config: Any = None,
         *,
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
@@ -110,7 +122,8 @@ class Settings:
     ) -> Settings:
         """Read every source and return what holds.
 
-        :param config: Invoke's configuration (its ``repom`` and ``run`` sections count).
+        :param config: Invoke's configuration, or a mapping like it: its sections ``repom``
+            and ``run`` count.
         :param environ: instead of the process's environment.
         :param cwd: instead of the working directory, for finding the project folder.
         :param flags: values from the command line; ``None`` means not given.
@@ -129,6 +142,14 @@ class Settings:
             **_database(sources, project),
             **_options(sources, project),
         )
+
+    def having(self, **flags: Any) -> Settings:
+        """These settings with some replaced; ``None`` leaves one as it is.
+
+        :raises SettingsError: a value is not allowed.
+        """
+        given = {key: value for key, value in flags.items() if value is not None}
+        return replace(self, **{k: OPTIONS[k][1](k, value) for k, value in given.items()})
 
 
 def find_project(start: Path) -> Path:
@@ -214,22 +235,6 @@ class _Sources:
         return default if value is None else check(origin, value)
 
 
-def _options(sources: _Sources, project: Path) -> dict[str, Any]:
-    read = sources.read
-    return {
-        "container": read("container", "repom_postgres", _matching(_DOCKER_NAME)),
-        "compose_service": read("compose_service", None, _matching(_DOCKER_NAME)),
-        "image": read("image", "postgres:18", _matching(_IMAGE_NAME)),
-        "via": read("via", "auto", _one_of(VIAS)),
-        "docker": read("docker", "docker", lambda _origin, value: str(value)),
-        "backup_dir": project / read("backup_dir", Path("backups"), _path),
-        "keep": read("keep", 7, _at_least(1)),
-        "undo_keep": read("undo_keep", 1, _at_least(0)),
-        "format": read("format", "custom", _one_of(FORMATS)),
-        "jobs": read("jobs", min(os.cpu_count() or 1, 8), _at_least(1)),
-    }
-
-
 def _at_least(least: int) -> Callable[[str, Any], int]:
     def check(origin: str, value: Any) -> int:
         text = str(value).strip()
@@ -264,6 +269,30 @@ def _path(_origin: str, value: Any) -> Path:
 
 def _reject(origin: str, value: Any, allowed: str) -> NoReturn:
     raise SettingsError(f"{origin} is {str(value)!r}", f"Allowed: {allowed}")
+
+
+def _text(_origin: str, value: Any) -> str:
+    return str(value)
+
+
+#: Setting → default and check. The default of `jobs` is this machine's.
+OPTIONS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
+    "container": ("repom_postgres", _matching(_DOCKER_NAME)),
+    "compose_service": (None, _matching(_DOCKER_NAME)),
+    "image": ("postgres:18", _matching(_IMAGE_NAME)),
+    "via": ("auto", _one_of(VIAS)),
+    "docker": ("docker", _text),
+    "backup_dir": (Path("backups"), _path),
+    "keep": (7, _at_least(1)),
+    "undo_keep": (1, _at_least(0)),
+    "format": ("custom", _one_of(FORMATS)),
+    "jobs": (min(os.cpu_count() or 1, 8), _at_least(1)),
+}
+
+
+def _options(sources: _Sources, project: Path) -> dict[str, Any]:
+    values = {key: sources.read(key, *rule) for key, rule in OPTIONS.items()}
+    return {**values, "backup_dir": project / values["backup_dir"]}
 
 
 def _database(sources: _Sources, project: Path) -> dict[str, Any]:

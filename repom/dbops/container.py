@@ -138,6 +138,18 @@ def _belongs(container: Container, project: Path) -> bool:
     return bool(folder) and not oneoff and Path(folder).resolve().is_relative_to(project)
 
 
+def remote_endpoint(docker: str) -> str | None:
+    """The engine's address when it is on another machine: DOCKER_HOST or the context."""
+    try:
+        arguments = ["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
+        address = ask(docker, arguments).strip()
+    except EngineSilent:
+        return None
+    scheme, _, rest = address.partition("://")
+    local = scheme in ("unix", "npipe", "fd", "") or is_loopback(rest.rpartition(":")[0])
+    return None if local else address
+
+
 def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

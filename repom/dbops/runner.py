@@ -36,8 +36,6 @@ SESSION = (
     " -c default_transaction_read_only=off"
 )
 
-BLOCK = 1 << 18  # bytes; fewer system calls than 64 KiB, still nothing in memory
-
 Stdin = BinaryIO | Iterable[bytes] | None
 
 
@@ -87,8 +85,8 @@ class _Process(Local):
 
     def respond(self, buffer_: list[str]) -> None:
         """Called after each chunk. There are no watchers, and joining the whole buffer
-        for them is quadratic; what there is to do is to bound standard error."""
-        if buffer_ is self.stderr and len(buffer_) > 64:
+        for them is quadratic; what there is to do is to bound it, at about 4 MB."""
+        if len(buffer_) > 64:
             del buffer_[1:-32]
 
     def echo(self, command: str) -> None:
@@ -218,6 +216,16 @@ class HostRunner:
         """Run a program with `path` as its last argument, readable where it runs."""
         return self.run([*argv, str(path)], env=env)
 
+    def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+        """Run a program on this terminal and return its exit status."""
+        return self._attached([self.program(argv[0]), *argv[1:]], env or {})
+
+    def _attached(self, argv: Sequence[str], env: Mapping[str, str]) -> int:
+        try:
+            return subprocess.call(list(argv), env=client_environment(os.environ, env))
+        except FileNotFoundError:
+            raise Unreachable(f"There is no program {argv[0]} that can be run") from None
+
     def _execute(
         self,
         argv: Sequence[str],
@@ -314,6 +322,12 @@ class DockerRunner(HostRunner):
         wrapped = ["sh", "-c", script, str(path.stat().st_size), *argv]
         with path.open("rb") as file:
             return self.run(wrapped, stdin=file, env=env)
+
+    def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+        env = dict(env or {})
+        command = exec_argv(self.docker, self.container, argv, env, interactive=True)
+        terminal = ["-t"] if sys.stdin is not None and sys.stdin.isatty() else []
+        return self._attached([*command[:2], *terminal, *command[2:]], env)
 
     def _dry(self, dry: bool | None) -> bool:
         return bool(self.context.config.run.dry if dry is None else dry)

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from invoke import Exit, Task, task
@@ -110,10 +110,9 @@ def one_line(text: str) -> str:
 
 def say(text: str) -> None:
     """A line for people, on standard error; standard output belongs to the result."""
-    try:
+    # When nobody listens any more, that is no reason to stop a backup.
+    with suppress(OSError, ValueError, AttributeError):
         print(text, file=sys.stderr, flush=True)
-    except (OSError, ValueError, AttributeError):
-        pass  # nobody listens any more, and that is no reason to stop a backup
 
 
 def show(value: Any) -> None:

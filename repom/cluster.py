@@ -1,0 +1,252 @@
+"""A PostgreSQL cluster of the project's own, made with this host's server programs.
+
+For machines without a container engine: it lies in `data/postgres` of the project folder,
+listens on 127.0.0.1 alone and asks everybody for a password.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from invoke.runners import Result
+
+from .dbops import programs
+from .dbops.runner import HostRunner
+from .errors import CommandFailed, Refused, Unreachable
+from .settings import Settings
+
+#: Besides being the log it marks the cluster as repom's: a Compose file may well mount
+#: the same folder, and another image's data must not be opened with the host's programs.
+LOG = "repom.log"
+
+#: Locales with UTF-8 and a stable sort order that the systems bring along.
+LOCALES = {"linux": "C.UTF-8", "darwin": "en_US.UTF-8"}
+
+INSTALL = "Install Docker, or the PostgreSQL server package of this system"
+
+
+def folder(project: Path) -> Path:
+    return project / "data" / "postgres"
+
+
+def exists(project: Path) -> bool:
+    """Whether the project has a cluster that repom made."""
+    return all((folder(project) / name).is_file() for name in ("PG_VERSION", LOG))
+
+
+def version(project: Path) -> str:
+    """The cluster's major version; empty when there is none."""
+    path = folder(project) / "PG_VERSION"
+    return path.read_text().strip() if exists(project) else ""
+
+
+def running_port(project: Path) -> int | None:
+    """The port that the cluster's server listens on, or ``None`` when it does not run."""
+    if not exists(project) or not _control(project, "status", "-D", folder(project)).ok:
+        return None
+    lines = (folder(project) / "postmaster.pid").read_text().splitlines()
+    return int(lines[3])  # line 4 of PostgreSQL's lock file
+
+
+def programs_for(major: str, available: Iterable[tuple[int, str]] | None = None) -> str:
+    """The folder of the server programs of this major, or of the newest when it is empty.
+
+    :raises Unreachable: this host has none that fit.
+    """
+    available = programs.installed() if available is None else available
+    servers = [each for each in available if shutil.which("initdb", path=each[1])]
+    fitting = [each for each in servers if major in ("", str(each[0]))]
+    if not fitting:
+        kind = f"PostgreSQL {major}'s" if major else "PostgreSQL's"
+        raise Unreachable(f"{kind} server programs (initdb, pg_ctl) are not on this host", INSTALL)
+    return max(fitting, key=lambda each: each[0])[1]
+
+
+def launch(settings: Settings, port: int) -> None:
+    """Make the cluster if there is none, and start its server.
+
+    :param settings: user and password of the cluster's superuser, for a new one.
+    :raises Unreachable: no fitting programs; a folder that the server's user cannot enter.
+    :raises Refused: the folder holds something else; another start is at work.
+    :raises CommandFailed: `initdb` or `pg_ctl` failed.
+    """
+    if not exists(settings.project):
+        _create(settings)
+    result = _control(settings.project, *start_arguments(settings.project, port), run=settings)
+    if not result.ok and running_port(settings.project) is None:
+        raise CommandFailed(_last(result, "pg_ctl failed"), "See: invoke postgres.logs")
+
+
+def stop(settings: Settings) -> None:
+    """Stop the cluster's server; its clients are disconnected.
+
+    :raises CommandFailed: it did not stop.
+    """
+    arguments = ("stop", "-D", folder(settings.project), "-m", "fast", "-t", "60")
+    result = _control(settings.project, *arguments, run=settings)
+    if not result.ok and running_port(settings.project) is not None:
+        raise CommandFailed(_last(result, "pg_ctl failed"), "See: invoke postgres.logs")
+
+
+def create_database(settings: Settings, env: dict[str, str]) -> None:
+    """Create the target database; `env` says where and as whom."""
+    createdb = str(Path(programs_for(version(settings.project)), "createdb"))
+    runner = HostRunner(echo=settings.echo, dry=settings.dry)
+    env = {**env, "PGDATABASE": "postgres"}
+    result = runner.run([createdb, "-w", "--", settings.database], env=env, warn=True)
+    if not result.ok and "already exists" not in result.stderr:
+        raise CommandFailed(_last(result, "createdb failed"))
+
+
+def log_lines(project: Path, lines: int) -> list[str]:
+    """The last lines of the server's log."""
+    path = folder(project) / LOG
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+
+
+def discard(project: Path) -> None:
+    """Remove the cluster with all its data."""
+    shutil.rmtree(folder(project))
+
+
+def initdb_arguments(data: Path, user: str, pwfile: str, platform: str) -> list[str]:
+    """UTF-8 whatever this process's locale, and a password for every connection."""
+    locale = LOCALES.get(platform, "C")
+    return [
+        *("-D", str(data), "-U", user, f"--pwfile={pwfile}", "--auth=scram-sha-256"),
+        *("--encoding=UTF8", f"--locale={locale}", "--lc-messages=C"),
+    ]
+
+
+def start_arguments(project: Path, port: int) -> list[str]:
+    """No socket: its path may be too long for the system (107 bytes), and TCP is enough."""
+    data = folder(project)
+    listen = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories="
+    return ["start", "-D", str(data), "-l", str(data / LOG), "-w", "-t", "60", "-o", listen]
+
+
+def as_account(argv: Sequence[str], account: str | None, platform: str) -> list[str]:
+    """The command line that runs `argv` as another user; ``None`` is oneself."""
+    if account is None:
+        return list(argv)
+    prefix = ("sudo", "-n", "-u") if platform == "darwin" else ("runuser", "-u")
+    return [*prefix, account, "--", *argv]
+
+
+def _create(settings: Settings) -> None:
+    data, account = folder(settings.project), _account(settings.project)
+    if data.is_dir() and any(data.iterdir()):
+        raise Refused(f"{data} exists, and repom did not make it", "Move it out of the way")
+    initdb = str(Path(programs_for(""), "initdb"))
+    if settings.dry:
+        _run(
+            [initdb, *initdb_arguments(data, settings.user, "FILE", sys.platform)],
+            account,
+            settings,
+        )
+        return
+    data.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name until it is whole, since initdb may be killed half way.
+    partial = data.with_name(f".postgres-{secrets.token_hex(4)}")
+    partial.mkdir(mode=0o700)
+    try:
+        _hand_over(partial, account)
+        _check_way(data.parent, account)
+        _initdb(settings, initdb, partial, account)
+        (partial / ".gitignore").write_text("*\n")
+        (partial / LOG).touch(mode=0o600)
+        _hand_over(partial / LOG, account)
+        _publish(partial, data)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _publish(partial: Path, data: Path) -> None:
+    try:
+        if data.is_dir():
+            data.rmdir()  # an empty one; Windows does not rename over it
+        partial.rename(data)
+    except OSError:
+        raise Refused(
+            f"{data} was made by another postgres.start meanwhile", "Run it again"
+        ) from None
+
+
+def _initdb(settings: Settings, initdb: str, data: Path, account: str | None) -> None:
+    with _password_file(settings.password or "", account) as pwfile:
+        arguments = initdb_arguments(data, settings.user, pwfile, sys.platform)
+        result = _run([initdb, *arguments], account, settings)
+    if not result.ok:
+        raise CommandFailed(_last(result, "initdb failed"))
+
+
+@contextmanager
+def _password_file(password: str, account: str | None) -> Iterator[str]:
+    """A private file with the password; initdb takes it from nowhere else."""
+    descriptor, name = tempfile.mkstemp(prefix="repom-")
+    path = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{password}\n")
+        _hand_over(path, account)
+        yield name
+    finally:
+        path.unlink()
+
+
+def _control(project: Path, *arguments: str | Path, run: Settings | None = None) -> Result:
+    """Run `pg_ctl`: as a question when `run` is ``None``, else as `run` says."""
+    pg_ctl = str(Path(programs_for(version(project)), "pg_ctl"))
+    return _run([pg_ctl, *map(str, arguments)], _account(project), run)
+
+
+def _run(argv: Sequence[str], account: str | None, settings: Settings | None) -> Result:
+    runner = HostRunner(echo=settings.echo, dry=settings.dry) if settings else HostRunner()
+    command = as_account(argv, account, sys.platform)
+    return runner.run(command, warn=True, dry=None if settings else False)
+
+
+def _account(project: Path) -> str | None:
+    """The user to run the server as: PostgreSQL refuses to run as root."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return None
+    import pwd
+
+    if exists(project):
+        return pwd.getpwuid(folder(project).stat().st_uid).pw_name
+    names = {user.pw_name for user in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def _hand_over(path: Path, account: str | None) -> None:
+    if account is not None:
+        shutil.chown(path, account)
+
+
+def _check_way(target: Path, account: str | None) -> None:
+    """That the server's user can enter every folder down to `target`. Opening somebody's
+    home folder to other users is not for repom to do unasked."""
+    if account is None:
+        return
+    for each in [*reversed(target.parents), target]:
+        if not _run(["test", "-x", str(each)], account, None).ok:
+            raise Unreachable(
+                f"PostgreSQL does not run as root, and user {account} cannot enter {each}",
+                f"Allow it with: chmod o+x {each} (or move the project, or run as another user)",
+            )
+
+
+def _last(result: Result, otherwise: str) -> str:
+    lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
+    return lines[-1] if lines else otherwise

@@ -1,0 +1,85 @@
+"""The command lines of PostgreSQL's programs, as pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+#: First releases of psql with ``\restrict``, by major (CVE-2025-8714).
+RESTRICT_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
+#: Newest custom format that a pg_restore of this major reads (pg_backup_archiver.h).
+ARCHIVE_FORMATS = {12: (1, 14), 13: (1, 14), 14: (1, 14), 15: (1, 14), 16: (1, 15)}
+LOCK_WAIT = 60_000  # milliseconds that a dump waits for somebody's lock
+
+
+@dataclass(frozen=True)
+class Login:
+    """Which database, and as whom. On the host also where; in the container, its socket."""
+
+    database: str
+    user: str
+    password: str | None = field(default=None, repr=False)
+    host: str | None = None
+    port: int | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+    def conninfo(self, database: str, *, local: bool) -> str:
+        """A libpq connection string; the name is always ``dbname='…'``, since a bare name
+        with ``=`` in it would be read as a connection string itself.
+
+        :param local: inside the container: its socket, so neither host nor port.
+        """
+        parts: list[tuple[str, str]] = [("dbname", database), ("user", self.user)]
+        if not local:
+            parts += [("host", self.host or "localhost"), ("port", str(self.port or 5432))]
+            parts += self.options
+        return " ".join(f"{key}={quoted(value)}" for key, value in parts)
+
+
+def quoted(value: str) -> str:
+    """A value of a libpq connection string."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def dump_argv(conninfo: str, format: str, *, zstd: bool) -> list[str]:
+    """pg_dump's command line. Level 1: higher ones cost time and save little."""
+    argv = ["pg_dump", "--no-password", f"--lock-wait-timeout={LOCK_WAIT}"]
+    if format == "custom":
+        argv += ["--format=custom", f"--compress={'zstd:1' if zstd else '1'}"]
+    else:
+        argv += ["--format=plain", "--clean", "--if-exists", "--no-owner", "--no-acl"]
+        argv += ["--compress=1"]
+    return [*argv, "--dbname", conninfo]
+
+
+def restore_argv(conninfo: str, *, jobs: int, owner: bool) -> list[str]:
+    """pg_restore's command line; the archive comes last."""
+    flags = [] if owner else ["--no-owner", "--no-acl"]
+    return [
+        "pg_restore",
+        "--no-password",
+        "--exit-on-error",
+        f"--jobs={jobs}",
+        *flags,
+        "--dbname",
+        conninfo,
+    ]
+
+
+def psql_argv(conninfo: str, variables: Mapping[str, str]) -> list[str]:
+    """psql's command line: no psqlrc, stop at the first error, the script on its input."""
+    given = [flag for name, value in variables.items() for flag in ("-v", f"{name}={value}")]
+    base = ["psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1", *given]
+    return [*base, "-d", conninfo, "-f", "-"]
+
+
+def restricts(version_num: int) -> bool:
+    """Whether psql of this version (as in VERSION_NUM, 170006) knows ``\\restrict``."""
+    number, minor = divmod(version_num, 10_000)
+    return number > 17 or minor >= RESTRICT_SINCE.get(number, 10_000)
+
+
+def vacuum_argv(conninfo: str, *, jobs: int) -> list[str]:
+    """vacuumdb's command line for the planner's statistics, which an archive lacks."""
+    argv = ["vacuumdb", "--no-password", "--analyze-only", "--quiet", f"--jobs={jobs}"]
+    return [*argv, "--dbname", conninfo]

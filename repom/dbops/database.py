@@ -1,0 +1,97 @@
+"""The few verbs that PostgreSQL and SQLite both have, and what they say of a database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, BinaryIO, Protocol
+
+from .archive import Archive
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a database says of itself.
+
+    :param size: bytes it takes in the server, or the size of the SQLite file.
+    :param tables: tables, partitions and materialized views, without those of extensions.
+    :param locale: what a new database needs to be made alike: encoding, collate, ctype …
+    :param roles: roles that own something in it or were granted something.
+    """
+
+    server_version: str
+    size: int
+    tables: int
+    system_identifier: str | None = None
+    extensions: Mapping[str, str] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+    locale: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A database that a restore replaced.
+
+    :param name: where it is: a database's name, or a file.
+    :param created_at: when it was replaced, UTC.
+    :param size: bytes.
+    """
+
+    name: str
+    database: str
+    created_at: datetime
+    size: int
+
+
+class Database(Protocol):
+    """A database that can be backed up and replaced. `name` is what people call it."""
+
+    backend: str
+    name: str
+
+    @property
+    def via(self) -> str:
+        """``docker``, ``host`` or ``file``."""
+
+    @property
+    def where(self) -> str:
+        """For people: the container, host and port, or the folder that it is in."""
+
+    @property
+    def fallback(self) -> str:
+        """Why the container is not used although it is meant; else empty."""
+
+    def identify(self) -> Facts:
+        """Ask the database for its facts; raises `Unreachable` or `NotFound`."""
+
+    def dump(self, file: BinaryIO, format: str) -> None:
+        """Write all of it to `file`, which holds a whole backup when this returns."""
+
+    def existing(self) -> Facts | None:
+        """The facts of what a restore would replace; nothing when there is nothing."""
+
+    def load(self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool) -> str:
+        """Load the archive into a new scratch database, check it, and return its name.
+
+        :param facts: the manifest, when there is one.
+        :param owner: restore owners and grants.
+        """
+
+    def swap(self, scratch: str) -> str | None:
+        """Give `scratch` the database's name at once; returns where the old one is kept."""
+
+    def discard(self, scratch: str) -> None:
+        """Remove a scratch database or a kept one. Never raises for one that is gone."""
+
+    def kept(self) -> list[Kept]:
+        """What restores replaced and can be put back, newest first."""
+
+    def sweep(self) -> None:
+        """Remove what killed runs left behind."""
+
+    def abort(self) -> None:
+        """End what this run still has going on in the server."""
+
+    def shell(self) -> int:
+        """A shell on this terminal; returns its exit status."""

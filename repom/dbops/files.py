@@ -1,0 +1,64 @@
+"""Files that only their owner reads and that survive a power cut."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+BLOCK = 1 << 20  # bytes
+
+
+def create_private(path: Path) -> BinaryIO:
+    """A new file, open for reading and writing, mode 0600 whatever the umask.
+
+    :raises FileExistsError: something has that name, be it a link that leads nowhere.
+    """
+    return open(path, "x+b", opener=_private)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def make_private_folder(path: Path) -> None:
+    """The folder, mode 0700 if it is new; one that is there keeps its mode."""
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+
+
+def sync(file: BinaryIO) -> None:
+    """Bring what was written to `file` to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Bring names that were made or removed in `path` to the disk."""
+    if os.name == "nt":
+        return  # a folder cannot be opened there; NTFS journals its names
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sha256(file: BinaryIO) -> str:
+    """The checksum of the whole of an open file, in hexadecimal."""
+    file.seek(0)
+    return hashlib.file_digest(cast(io.BufferedRandom, file), "sha256").hexdigest()
+
+
+def remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()

@@ -1,0 +1,314 @@
+"""One SQLite file: copying it while others write, and restoring into it while it is open.
+
+The live file is only ever written through SQLite's backup API, inside one transaction:
+whoever has it open sees all of the old data or all of the new, and a crash rolls back.
+Replacing the file under an open connection would corrupt it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import CommandFailed, Damaged, NotFound, Refused
+from .archive import HINT, SQLITE, Archive, compressor
+from .database import Facts, Kept
+from .files import BLOCK, create_private, remove, sync, sync_file, sync_folder
+from .runner import HostRunner
+
+BUSY = 0.2  # seconds that SQLite itself waits for a lock, between two looks at the clock
+PATIENCE = 5.0  # seconds that repom waits for one
+STEP = 1 << 19  # bytes copied between two looks; less than SQLite's cache, so that
+# nothing of a restore reaches the file before the old data have been kept
+SIDE_FILES = ("-wal", "-shm", "-journal")
+WAIT = "Close the program that holds it, or try again"
+
+
+class Sqlite:
+    """One SQLite database.
+
+    :param path: absolute, links resolved.
+    :param name: what people call it: its path relative to the project folder.
+    """
+
+    backend = "sqlite"
+    via = "file"
+    fallback = ""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+
+    @property
+    def where(self) -> str:
+        return str(self.path.parent)
+
+    def identify(self) -> Facts:
+        """:raises NotFound: no such file.
+        :raises CommandFailed: it is not a database.
+        :raises Refused: somebody has locked it.
+        """
+        if not self.path.is_file():
+            raise NotFound(
+                f"There is no SQLite file {self.name}", "Set DATABASE_URL to the right one"
+            )
+        if not self.path.stat().st_size:
+            raise CommandFailed(f"{self.name} is empty: there is nothing to back up")
+        with self._opened() as live:
+            return Facts(sqlite3.sqlite_version, self.path.stat().st_size, count_tables(live))
+
+    def existing(self) -> Facts | None:
+        try:
+            return self.identify()
+        except NotFound:
+            return None
+        except CommandFailed:  # damaged or empty: what a restore is for
+            return Facts(sqlite3.sqlite_version, self.path.stat().st_size, 0)
+
+    def dump(self, file: BinaryIO, format: str) -> None:
+        copy = Path(f"{file.name}.copy.partial")
+        try:
+            create_private(copy).close()
+            with self._opened() as live:
+                copy_database(live, copy)
+            check(copy, self.name, "quick_check")
+            with copy.open("rb") as source, compressor(file) as out:
+                while block := source.read(BLOCK):
+                    out.write(block)
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def load(self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool) -> str:
+        """Unpack the backup beside the live file and check it there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = self._beside("scratch", f"{secrets.token_hex(4)}.{os.getpid()}")
+        try:
+            with create_private(scratch) as out:
+                for block in archive.blocks():
+                    out.write(block)
+                sync(out)
+            check(scratch, archive.path.name, "integrity_check")
+        except BaseException:
+            remove_database(scratch)
+            raise
+        return str(scratch)
+
+    def swap(self, scratch: str) -> str | None:
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+        kept = self._beside("undo", f"{now}_{secrets.token_hex(4)}")
+        if not self._is_database():
+            return self._rename_in(Path(scratch), kept)
+        try:
+            with self._opened() as live:
+                self._replace(live, Path(scratch), kept)
+        except BaseException:
+            remove_database(kept)
+            raise
+        remove_database(Path(scratch))
+        return str(kept)
+
+    def discard(self, scratch: str) -> None:
+        remove_database(Path(scratch))
+
+    def kept(self) -> list[Kept]:
+        found = []
+        for path in self.path.parent.glob(f".{escaped(self.path.name)}.repom_undo_*"):
+            stamp = re.fullmatch(r".*\.repom_undo_(\d{8}T\d{12}Z)_[0-9a-f]{8}", path.name)
+            if stamp:
+                when = datetime.strptime(stamp[1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+                found.append(Kept(str(path), self.name, when, path.stat().st_size))
+        return sorted(found, key=lambda each: each.created_at, reverse=True)
+
+    def sweep(self) -> None:
+        for path in self.path.parent.glob(f".{escaped(self.path.name)}.repom_scratch_*"):
+            pid = re.fullmatch(r".*\.repom_scratch_[0-9a-f]{8}\.(\d+)", path.name)
+            if pid and not is_running(int(pid[1])):
+                remove_database(path)
+
+    def abort(self) -> None:
+        """Nothing runs elsewhere."""
+
+    def shell(self) -> int:
+        """sqlite3 on the terminal, or Python's own shell for it (3.12 and newer)."""
+        program = ["sqlite3"] if shutil.which("sqlite3") else [sys.executable, "-m", "sqlite3"]
+        return HostRunner().interactive([*program, str(self.path)])
+
+    def _beside(self, kind: str, rest: str) -> Path:
+        return self.path.with_name(f".{self.path.name}.repom_{kind}_{rest}")
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """The live database. Read and write, also for reading: a WAL needs its index."""
+        with explained(self.name), closing(connect(self.path)) as live:
+            live.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            yield live
+
+    def _is_database(self) -> bool:
+        with suppress(NotFound, CommandFailed):
+            self.identify()
+            return True
+        return False
+
+    def _rename_in(self, scratch: Path, kept: Path) -> str | None:
+        """For a file that is missing or no database, which nobody can have open. Its side
+        files go with it: a stale WAL would be played into the new file."""
+        existed = self.path.exists()
+        for suffix in SIDE_FILES:
+            with suppress(FileNotFoundError):
+                Path(f"{self.path}{suffix}").replace(f"{kept}{suffix}")
+        if existed:
+            self.path.replace(kept)
+        scratch.replace(self.path)
+        sync_folder(self.path.parent)
+        return str(kept) if existed else None
+
+    def _replace(self, live: sqlite3.Connection, scratch: Path, kept: Path) -> None:
+        with closing(connect(scratch)) as new:
+            adapt_page_size(new, live)
+            wal = live.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            # Opened before and closed after SQLite's own: closing any descriptor of the
+            # file ends every lock that this process has on it.
+            with self.path.open("rb") as raw:
+                keep = (lambda: copy_wal(self.path, kept)) if wal else (lambda: copy_raw(raw, kept))
+                try:
+                    copy_pages(new, live, first=keep)
+                finally:
+                    live.close()
+        with suppress(sqlite3.Error), closing(connect(self.path)) as checkpoint:
+            checkpoint.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open an existing file, never make one."""
+    uri = f"{path.as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY, isolation_level=None)
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn SQLite's errors into repom's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise Refused(f"{name} is locked by another program", WAIT) from None
+        if code == sqlite3.SQLITE_NOTADB:
+            raise CommandFailed(f"{name} is not an SQLite database") from None
+        raise CommandFailed(f"SQLite cannot use {name}: {error}") from None
+
+
+def copy_database(live: sqlite3.Connection, target: Path) -> None:
+    """Copy a snapshot. The read transaction is held open, else every commit of somebody
+    else would make the copy start again."""
+    live.execute("BEGIN")
+    live.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    try:
+        with closing(connect(target)) as copy:
+            copy.execute("PRAGMA synchronous = OFF")
+            copy.execute("PRAGMA journal_mode = OFF")
+            copy_pages(live, copy)
+    finally:
+        live.execute("ROLLBACK")
+
+
+def copy_pages(
+    source: sqlite3.Connection, target: sqlite3.Connection, first: Callable[[], None] | None = None
+) -> None:
+    """Copy a whole database in steps, in one transaction of the target.
+
+    :param first: called once, when the target is locked and none of it is overwritten.
+    :raises Refused: the lock could not be had within `PATIENCE` seconds.
+    """
+    deadline = time.monotonic() + PATIENCE
+    pending = first
+
+    def progress(status: int, _remaining: int, _total: int) -> None:
+        nonlocal pending
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if time.monotonic() > deadline:
+                raise Refused("The SQLite file is locked by another program", WAIT)
+        elif pending:
+            call, pending = pending, None
+            call()
+
+    page_size = source.execute("PRAGMA page_size").fetchone()[0]
+    source.backup(target, pages=max(1, STEP // page_size), progress=progress, sleep=0.05)
+
+
+def adapt_page_size(new: sqlite3.Connection, live: sqlite3.Connection) -> None:
+    """A live WAL database keeps its page size, so the new one takes it on."""
+    wanted = live.execute("PRAGMA page_size").fetchone()[0]
+    new.execute("PRAGMA journal_mode = DELETE")
+    if new.execute("PRAGMA page_size").fetchone()[0] != wanted:
+        new.execute(f"PRAGMA page_size = {int(wanted)}")
+        new.execute("VACUUM")
+
+
+def copy_wal(path: Path, kept: Path) -> None:
+    """Keep what readers of a WAL database still see while the restore is uncommitted."""
+    create_private(kept).close()
+    with closing(connect(path)) as old:
+        copy_database(old, kept)
+    sync_file(kept)
+
+
+def copy_raw(raw: BinaryIO, kept: Path) -> None:
+    """Keep a database in rollback mode that this process has locked exclusively, and of
+    which nothing has been overwritten yet: then its file is all of it."""
+    with create_private(kept) as out:
+        raw.seek(0)
+        while block := raw.read(BLOCK):
+            out.write(block)
+        sync(out)
+
+
+def check(path: Path, name: str, pragma: str) -> None:
+    """:raises Damaged: `path` is no whole SQLite database."""
+    with path.open("rb") as file:
+        if file.read(len(SQLITE)) != SQLITE:
+            raise Damaged(f"{name} is no SQLite database", HINT)
+    try:
+        with closing(connect(path)) as database:
+            said = database.execute(f"PRAGMA {pragma}(1)").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        raise Damaged(f"{name} is damaged: {error}", HINT) from None
+    if said != "ok":
+        raise Damaged(f"{name} is damaged: {said}", HINT)
+
+
+def count_tables(database: sqlite3.Connection) -> int:
+    query = (
+        "SELECT count(*) FROM sqlite_master"
+        " WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    )
+    return int(database.execute(query).fetchone()[0])
+
+
+def remove_database(path: Path) -> None:
+    for suffix in ("", *SIDE_FILES):
+        remove(Path(f"{path}{suffix}"))
+
+
+def escaped(name: str) -> str:
+    """A file's name for `glob`, literally."""
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def is_running(pid: int) -> bool:
+    if not hasattr(os, "getpgid"):
+        return True  # no harmless way to ask: leave it
+    try:
+        os.getpgid(pid)
+    except ProcessLookupError:
+        return False
+    return True

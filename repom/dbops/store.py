@@ -1,0 +1,397 @@
+"""The folder of backups: their names, publishing, listing, deleting, and the lock.
+
+A backup appears by one rename, after its manifest. A manifest without its backup, which a
+kill between the two leaves, is invisible and swept by the next run; deleting goes the
+same way backwards. So at no time does a name stand for half a backup.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+
+from ..errors import CommandFailed, Damaged, NotFound, Refused, SettingsError
+from .files import create_private, make_private_folder, remove, sha256, sync, sync_folder
+
+EXTENSIONS = {"custom": "dump", "plain": "sql.gz", "sqlite": "sqlite3.zst"}
+TIME = "%Y%m%dT%H%M%SZ"
+LABEL = re.compile(r"[A-Za-z0-9.-]{1,40}")
+NAME = re.compile(
+    r"(?P<database>[A-Za-z0-9%_-][A-Za-z0-9%._-]*)_(?P<time>\d{8}T\d{6}Z)(?:-\d+)?"
+    r"(?:_(?P<label>[A-Za-z0-9.-]{1,40}))?\.(?P<extension>dump|sql\.gz|sqlite3\.zst)"
+)
+
+#: A database's backend, its name, and its server when that is another machine. Two
+#: backups are of the same database when these are the same.
+Identity = tuple[str, str, str | None]
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup, as its manifest describes it.
+
+    :param created_at: UTC.
+    :param size: bytes of the file.
+    :param sha256: of the file; empty when there is no manifest.
+    :param verified: the checks that it passed, out of complete, sha256, archive, drill.
+    :param duration_s: seconds that the backup took.
+    :param host: of a server on another machine.
+    :param facts: what the database said of itself then: see `repom.dbops.database.Facts`.
+    """
+
+    name: str
+    path: Path
+    database: str
+    backend: str
+    format: str
+    created_at: datetime
+    size: int
+    label: str | None = None
+    sha256: str = ""
+    via: str | None = None
+    server_version: str | None = None
+    tool_version: str | None = None
+    system_identifier: str | None = None
+    pinned: bool = False
+    verified: tuple[str, ...] = ()
+    duration_s: float | None = None
+    host: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Identity:
+        return self.backend, self.database, self.host
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is proven enough for prune, ``--latest`` and the floor."""
+        return {"complete", "sha256"} <= set(self.verified)
+
+    @property
+    def manifest(self) -> Path:
+        return manifest_of(self.path)
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` shows: times as ISO 8601 in UTC, sizes in bytes."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self)[:-2]}
+        when = self.created_at.isoformat().replace("+00:00", "Z")
+        return {**shown, "path": str(self.path), "created_at": when, "verified": [*self.verified]}
+
+
+def manifest_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def encoded(database: str) -> str:
+    """A database's name as part of a file's name, reversible: percent-encoded outside
+    ``[A-Za-z0-9._-]``, and never a hidden file."""
+    safe = quote(database, safe="").replace("~", "%7E")
+    return f"%2E{safe[1:]}" if safe.startswith(".") else safe
+
+
+class Store:
+    """The backups in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    # -- writing ------------------------------------------------------------------------
+
+    def next_name(self, database: str, format: str, label: str | None, now: datetime) -> str:
+        """The name of a backup that is made now: ``<database>_<UTC time>[_label].<ext>``.
+
+        :raises SettingsError: the label is not one.
+        """
+        if label is not None and not LABEL.fullmatch(label):
+            raise SettingsError(f"--label is {label!r}", "Allowed: 1 to 40 of A-Z a-z 0-9 . -")
+        number = 1
+        while True:
+            time = now.strftime(TIME) + (f"-{number}" if number > 1 else "")
+            stem = f"{encoded(database)}_{time}" + (f"_{label}" if label else "")
+            name = f"{stem}.{EXTENSIONS[format]}"
+            path = self.folder / name
+            if not any(p.exists() for p in (path, manifest_of(path), self._partial(name))):
+                return name
+            number += 1
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A private file that becomes the backup `name` when it is published, and is
+        removed when it is not.
+
+        :raises CommandFailed: the folder cannot be written to, or the disk is full.
+        """
+        partial = self._partial(name)
+        try:
+            make_private_folder(self.folder)
+            with create_private(partial) as file:
+                yield file
+        except OSError as error:
+            raise disk_error(error, self.folder) from None
+        finally:
+            with suppress(OSError):
+                remove(partial)
+
+    def publish(self, file: BinaryIO, backup: Backup) -> Backup:
+        """Give the whole, checked file its name, with a manifest; both are on the disk
+        when this returns.
+
+        :param backup: all but `size` and `sha256`, which are taken from the file.
+        """
+        sync(file)
+        size = os.fstat(file.fileno()).st_size
+        verified = ("complete", "sha256")
+        backup = replace(backup, size=size, sha256=sha256(file), verified=verified)
+        self._write_manifest(backup)
+        try:
+            file.close()  # Windows renames no open file
+            self._partial(backup.name).rename(backup.path)
+        except BaseException:
+            remove(backup.manifest)
+            raise
+        sync_folder(self.folder)
+        return backup
+
+    def update(self, backup: Backup) -> Backup:
+        """Write the manifest of a backup anew: it was pinned or checked."""
+        self._write_manifest(backup)
+        sync_folder(backup.path.parent)
+        return backup
+
+    def _write_manifest(self, backup: Backup) -> None:
+        content = {**backup.as_json(), "host": backup.host, "facts": dict(backup.facts)}
+        del content["path"]
+        content["checksum"] = checksum(content)
+        partial = backup.path.with_name(f".{backup.name}.json.partial")
+        remove(partial)
+        with create_private(partial) as file:
+            file.write(json.dumps(content, indent=2).encode() + b"\n")
+            sync(file)
+        partial.replace(backup.manifest)
+
+    def _partial(self, name: str) -> Path:
+        return self.folder / f".{name}.partial"
+
+    # -- reading ------------------------------------------------------------------------
+
+    def backups(self, identity: Identity | None = None) -> list[Backup]:
+        """All backups, or those of one database, newest first. Files that repom could
+        not have named are not there; those without a good manifest are not `counts`."""
+        if not self.folder.is_dir():
+            return []
+        paths = [p for p in self.folder.iterdir() if NAME.fullmatch(p.name) and is_plain_file(p)]
+        found = [self._read_or_guess(path) for path in paths]
+        wanted = [b for b in found if identity is None or b.identity == identity]
+        return sorted(wanted, key=lambda b: (b.created_at, len(b.name), b.name), reverse=True)
+
+    def latest(self, identity: Identity) -> Backup:
+        """:raises NotFound: there is no proven backup of this database."""
+        for backup in self.backups(identity):
+            if backup.counts:
+                return backup
+        raise NotFound(
+            f"There is no verified backup of {identity[1]} in {self.folder}",
+            "Make one with: invoke db.backup",
+        )
+
+    def find(self, name: str) -> Backup:
+        """A backup by its name in the store, or any file by its path.
+
+        :raises NotFound: neither is there.
+        :raises Damaged: its manifest is not what was written.
+        """
+        inside, outside = self.folder / name, Path(name).expanduser()
+        plain = not {"/", os.sep} & set(name)
+        if plain and NAME.fullmatch(name) and is_plain_file(inside):
+            return read(inside)
+        if outside.is_file():
+            return read(outside.resolve())
+        raise NotFound(f"There is no backup {name}", "invoke db.list shows the backups")
+
+    def _read_or_guess(self, path: Path) -> Backup:
+        try:
+            return read(path)
+        except Damaged:
+            return guess(path)
+
+    # -- deleting -----------------------------------------------------------------------
+
+    def delete(self, backup: Backup) -> None:
+        """Remove a backup, its manifest first: what a crash leaves is no backup any more.
+
+        :raises CommandFailed: the folder does not let it go.
+        """
+        try:
+            remove(backup.manifest)
+            remove(backup.path)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise disk_error(error, self.folder) from None
+
+    def sweep(self, database: str) -> None:
+        """Remove what killed runs left of this database. Only while holding its lock."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            partial = re.fullmatch(r"\.(.+?)(\.json|\.copy)?\.partial(-wal|-journal)?", path.name)
+            orphan = path.name.endswith(".json") and not path.with_suffix("").exists()
+            stem = partial[1] if partial else path.name.removesuffix(".json") if orphan else ""
+            stem = stem.removesuffix(".partial")
+            named = NAME.fullmatch(stem)
+            if named and named["database"] == encoded(database):
+                remove(path)
+
+    # -- the lock -----------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, database: str, doing: str) -> Iterator[None]:
+        """Only one operation on a database at a time, across processes. The kernel holds
+        the lock, so a killed holder blocks nobody.
+
+        :param doing: what for, for whoever finds it locked.
+        :raises Refused: somebody else has it; says who.
+        """
+        try:
+            make_private_folder(self.folder)
+            path = self.folder / f".{encoded(database)}.lock"
+            lock = FileLock(path, timeout=0, mode=0o600)
+            lock.acquire()
+        except Timeout:
+            raise Refused(
+                f"{database} is in use by another repom{self._holder(database)}", "Wait for it"
+            ) from None
+        except OSError as error:
+            raise disk_error(error, self.folder) from None
+        try:
+            note = self._note(database)
+            with suppress(OSError):
+                remove(note)
+                with create_private(note) as file:
+                    file.write(json.dumps({"pid": os.getpid(), "doing": doing}).encode())
+            yield
+        finally:
+            with suppress(OSError):
+                remove(note)
+            lock.release()
+
+    def _note(self, database: str) -> Path:
+        """Who holds the lock: beside it, since Windows lets nobody read a locked file."""
+        return self.folder / f".{encoded(database)}.holder"
+
+    def _holder(self, database: str) -> str:
+        try:
+            holder = json.loads(self._note(database).read_text())
+            return f" (process {int(holder['pid'])}, {holder['doing']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+
+def read(path: Path) -> Backup:
+    """A backup with its manifest; a file without one is described by its name alone.
+
+    :raises Damaged: there is a manifest, and it is not what was written.
+    """
+    try:
+        content = json.loads(manifest_of(path).read_bytes())
+    except FileNotFoundError:
+        return guess(path)
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or content.pop("checksum", "") != checksum(content):
+        raise Damaged(
+            f"The manifest of {path.name} is damaged",
+            "Restore another backup, or remove the manifest to restore it unverified",
+        )
+    names = {f.name for f in fields(Backup)}
+    known = {key: value for key, value in content.items() if key in names}
+    known["created_at"] = datetime.fromisoformat(content["created_at"].replace("Z", "+00:00"))
+    known["verified"] = tuple(content["verified"])
+    return Backup(**{**known, "name": path.name, "path": path})
+
+
+def guess(path: Path) -> Backup:
+    """What a file's name and size say; it can be readable, never verified."""
+    named = NAME.fullmatch(path.name)
+    formats = {extension: format for format, extension in EXTENSIONS.items()}
+    format = formats[named["extension"]] if named else ""
+    stat = path.stat()
+    when = datetime.fromtimestamp(stat.st_mtime, UTC)
+    if named:
+        with suppress(ValueError):
+            when = datetime.strptime(named["time"], TIME).replace(tzinfo=UTC)
+    return Backup(
+        name=path.name,
+        path=path,
+        database=_decoded(named["database"]) if named else "",
+        backend="sqlite" if format == "sqlite" else "postgresql" if format else "",
+        format=format,
+        created_at=when,
+        size=stat.st_size,
+        label=named["label"] if named else None,
+    )
+
+
+def _decoded(name: str) -> str:
+    from urllib.parse import unquote
+
+    return unquote(name)
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Of a manifest's other fields, in one spelling: a flipped bit in any of them shows."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check(backup: Backup) -> None:
+    """Compare a backup's file with its manifest: size first, then every byte.
+
+    :raises Damaged: they differ.
+    """
+    size = backup.path.stat().st_size
+    if size != backup.size:
+        raise Damaged(
+            f"{backup.name} has {size} bytes instead of {backup.size}",
+            "Restore another backup: invoke db.list shows them",
+        )
+    with backup.path.open("rb") as file:
+        if backup.sha256 and sha256(file) != backup.sha256:
+            raise Damaged(
+                f"{backup.name} has been altered: its checksum differs",
+                "Restore another backup: invoke db.list shows them",
+            )
+
+
+def plan_prune(backups: Iterable[Backup], keep: int) -> tuple[list[Backup], list[Backup]]:
+    """Which of one database's backups stay and which go, newest first.
+
+    Only proven ones count and only proven ones go; pinned ones stay on top of `keep`; at
+    least one stays.
+    """
+    counted = [b for b in backups if b.counts and not b.pinned]
+    return counted[: max(1, keep)], counted[max(1, keep) :]
+
+
+def is_plain_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def disk_error(error: OSError, folder: Path) -> CommandFailed:
+    """An error of the file system in one line, with what to do."""
+    hints = {
+        errno.ENOSPC: "Free some space, or set REPOM_BACKUP_DIR to another disk",
+        errno.EDQUOT: "Free some space, or set REPOM_BACKUP_DIR to another disk",
+    }
+    text = error.strerror or str(error)
+    where = "Set REPOM_BACKUP_DIR to a folder that can be written to"
+    return CommandFailed(f"{folder}: {text}", hints.get(error.errno or 0, where))

@@ -1,0 +1,343 @@
+"""Making, starting and stopping the project's container, or its Compose service."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import re
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from . import credentials
+from .dbops import container
+from .dbops.container import PROJECT_LABEL, Container, EngineSilent
+from .dbops.runner import HostRunner
+from .errors import CommandFailed, Refused, RepomError, Unreachable
+from .settings import Settings
+
+log = logging.getLogger("repom")
+
+HOST, PORT = "127.0.0.1", credentials.PORT
+DATA = "/var/lib/postgresql/data"
+PASSWORD_FILE = "POSTGRES_PASSWORD_FILE"  # noqa: S105 - the variable's name
+
+#: Workers of a parallel index build share memory through /dev/shm. Docker gives 64 MB,
+#: no more than the default maintenance_work_mem, so that a restore would run out of it.
+SHM = "256m"
+
+#: The image's major version, then that of each cluster in the volume, in both layouts.
+LOOK = "postgres --version; cat /repom/PG_VERSION /repom/*/docker/PG_VERSION 2>/dev/null; true"
+
+#: Parts of the engines' complaints that have stayed over their versions.
+TAKEN = ("port is already allocated", "address already in use", "ports are not available")
+NO_COMPOSE = ("unknown flag: --project-directory", "docker compose", "'compose' is not a")
+
+
+# Questions to the engine and what it says
+
+
+def create_argv(name: str, project: Path, image: str, mount: str, port: int) -> list[str]:
+    """The arguments that make the project's container. Secrets go by name, through the
+    environment. No restart policy: a developer's server runs when it is asked to."""
+    return [
+        *("create", "--name", name, "--label", f"{PROJECT_LABEL}={project}"),
+        *("--shm-size", SHM, "--volume", f"{name}_data:{mount}"),
+        *("--publish", f"{HOST}:{port}:5432"),
+        *("--env", "POSTGRES_USER", "--env", "POSTGRES_PASSWORD", "--env", "POSTGRES_DB"),
+        image,
+    ]
+
+
+def compose_argv(project: Path, *arguments: str) -> list[str]:
+    return ["compose", "--project-directory", str(project), *arguments]
+
+
+def environment(config: Mapping[str, Any]) -> dict[str, str]:
+    """The variables of an image or a container, from the engine's `Config`."""
+    pairs = (each.partition("=") for each in config.get("Env") or ())
+    return {name: value for name, _equals, value in pairs}
+
+
+def data_mount(env: Mapping[str, str], mounts: Iterable[str]) -> str:
+    """Which of these folders in a container holds the data; empty when none does."""
+    data = PurePosixPath(env.get("PGDATA") or DATA)
+    return max((each for each in mounts if data.is_relative_to(each)), key=len, default="")
+
+
+def data_source(item: Mapping[str, Any]) -> str:
+    """The volume's name, or the folder of this host, with an inspected container's data."""
+    mounts = {each["Destination"]: each for each in item.get("Mounts") or ()}
+    chosen = mounts.get(data_mount(environment(item["Config"]), mounts), {})
+    return str(chosen.get("Name") or chosen.get("Source") or "")
+
+
+def published(item: Mapping[str, Any]) -> int | None:
+    """The port of this host that leads to PostgreSQL in an inspected container."""
+    if item["HostConfig"].get("NetworkMode") == "host":
+        return PORT
+    # The second is what was asked for, and all there is of a stopped container.
+    for ports in (item["NetworkSettings"].get("Ports"), item["HostConfig"].get("PortBindings")):
+        for binding in (ports or {}).get("5432/tcp") or ():
+            if binding.get("HostPort"):
+                return int(binding["HostPort"])
+    return None
+
+
+def versions(looked: str) -> tuple[str, frozenset[str]]:
+    """The image's major version and those in the volume, from what `LOOK` printed."""
+    image = re.match(r"postgres \(PostgreSQL\) (\d+)", looked)
+    held = frozenset(line for line in looked.splitlines()[1:] if line.isdigit())
+    return (image[1] if image else ""), held
+
+
+def failure(said: str) -> RepomError:
+    """What a complaint of the engine means."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    line = next((each for each in lines if "rror" in each), lines[-1] if lines else "no reason")
+    if any(part in said.lower() for part in TAKEN):
+        port = re.search(r"\d+\.\d+\.\d+\.\d+:(\d+)", said)
+        return port_taken(port[1] if port else "of the container")
+    if any(part in said for part in NO_COMPOSE):
+        return Unreachable(
+            "The container command has no Compose plugin",
+            "Install it, or set REPOM_CONTAINER instead of REPOM_COMPOSE_SERVICE",
+        )
+    return CommandFailed(f"The container engine failed: {line}", stderr=said)
+
+
+def port_taken(port: object, by: str = "") -> Refused:
+    return Refused(
+        f"Port {port} on this machine is taken{by}",
+        "Stop what uses it, or set POSTGRES_PORT to another port",
+    )
+
+
+def check_port(port: int, platform: str = sys.platform) -> None:
+    """That a server could listen on this port of 127.0.0.1.
+
+    :raises Refused: somebody does already.
+    """
+    with socket.socket() as probe:
+        if platform != "win32":  # there it would take the port from its owner
+            # Connections of a server that has just stopped linger; they do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise port_taken(port) from None
+
+
+def details(docker: str, kind: str, name: str) -> dict[str, Any]:
+    """What the engine knows of a container, an image or a volume; empty: no such thing."""
+    try:
+        answer: list[dict[str, Any]] = json.loads(container.ask(docker, [kind, "inspect", name]))
+    except EngineSilent:
+        return {}
+    return answer[0]
+
+
+def owner(labels: Mapping[str, str] | None, project: Path) -> str:
+    """The folder of the other project that the labels name; empty when they name none."""
+    folder = (labels or {}).get(PROJECT_LABEL)
+    return folder if folder and Path(folder) != project else ""
+
+
+def check_owner(found: Container, project: Path) -> None:
+    """:raises Refused: the container was made for another project's folder."""
+    if other := owner(found.labels, project):
+        raise Refused(
+            f"Container {found.name} belongs to the project in {other}",
+            "Set REPOM_CONTAINER to another name (if that project was moved here, remove the"
+            f" container with docker rm -f {found.name}; its volume keeps the data)",
+        )
+
+
+def log_lines(docker: str, name: str, lines: int) -> list[str]:
+    """The last lines of a container's log. It has two streams; the time joins them."""
+    argv = [docker, "logs", "--timestamps", "--tail", str(lines), name]
+    result = HostRunner().run(argv, warn=True, dry=False, timeout=20)
+    both = [line.partition(" ") for line in (result.stdout + result.stderr).splitlines()]
+    return [text for _time, _space, text in sorted(both, key=lambda line: line[0])]
+
+
+# Changes
+
+
+def up(settings: Settings, found: Container) -> None:
+    """Start the Compose service; what its file leaves open is made up first, since Compose
+    takes it from `.env`."""
+    check_owner(found, settings.project)
+    if not found.id:
+        env = _service_environment(settings)
+        made_up = {k: v for k, v in credentials.MADE_UP.items() if env.get(k) == ""}
+        known = credentials.adopt(settings, {**env, **made_up})
+        if env.get("POSTGRES_HOST_AUTH_METHOD") != "trust" and not env.get(PASSWORD_FILE):
+            known = credentials.complete(known)
+        credentials.remember(settings, known)
+    if found.state == "paused":
+        run(settings, "unpause", found.id)
+    argv = compose_argv(settings.project, "up", "-d", str(settings.compose_service))
+    run(settings, *argv)
+
+
+def _service_environment(settings: Settings) -> dict[str, str]:
+    """The environment that the Compose file gives the service, so far as it can be told."""
+    argv = compose_argv(settings.project, "config", "--format", "json")
+    try:
+        services = json.loads(container.ask(settings.docker, argv))["services"]
+        env = services[settings.compose_service].get("environment") or {}
+    except (EngineSilent, KeyError):
+        return {}  # `up` will say what is wrong
+    return {name: value or "" for name, value in env.items()}
+
+
+def wake(settings: Settings, found: Container) -> None:
+    """Start an existing container, in whatever state it is.
+
+    :raises Refused: it belongs to another project, or its port is taken.
+    :raises Unreachable: it is in a state that no start leads out of.
+    """
+    check_owner(found, settings.project)
+    if found.running:
+        log.info("Container %s is already running", found.name)
+    elif found.state == "paused":
+        run(settings, "unpause", found.id)
+    elif found.state in ("created", "exited"):
+        run(settings, "start", found.id)
+    else:
+        raise Unreachable(
+            f"Container {found.name} is {found.state}",
+            "See invoke postgres.logs, then invoke postgres.remove (keeps the volume) and start",
+        )
+
+
+def halt(settings: Settings, found: Container) -> None:
+    """Stop a container; harmless when there is none, or it does not run."""
+    check_owner(found, settings.project)
+    if found.state == "paused":
+        run(settings, "unpause", found.id)
+    if found.state in ("running", "paused", "restarting"):
+        # Docker's ten seconds may not do for the last checkpoint of a large database.
+        run(settings, "stop", "-t", "60", found.id)
+
+
+def create(settings: Settings) -> None:
+    """Make and start the container; on failure neither it nor a new volume stays.
+
+    :raises Refused: the port is taken, or the volume does not fit.
+    :raises Unreachable: there is no such image.
+    """
+    volume, port = f"{settings.container}_data", settings.port or PORT
+    mount = _image_mount(settings)
+    new = not _volume_fits(settings, volume)
+    _check_port(settings, port)
+    argv = create_argv(settings.container, settings.project, settings.image, mount, port)
+    made = ""
+    try:
+        if new:
+            label = f"{PROJECT_LABEL}={settings.project}"
+            run(settings, "volume", "create", "--label", label, volume)
+        env = credentials.variables(credentials.complete(settings))
+        made = run(settings, *argv, env=env)
+        run(settings, "start", made or settings.container)
+    except BaseException:
+        _undo(settings, made, volume if new else "")
+        raise
+
+
+def run(settings: Settings, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    """Have the engine do something; returns what it printed.
+
+    :raises RepomError: it failed; see `failure`.
+    """
+    runner = HostRunner(echo=settings.echo, dry=settings.dry)
+    result = runner.run([settings.docker, *arguments], env=env, warn=True)
+    if not result.ok:
+        raise failure(result.stderr or result.stdout)
+    return str(result.stdout).strip()
+
+
+def _undo(settings: Settings, made: str, volume: str) -> None:
+    for arguments in (["rm", made], ["volume", "rm", volume]):
+        if arguments[-1]:
+            with contextlib.suppress(EngineSilent):
+                container.ask(settings.docker, arguments)
+
+
+def _image_mount(settings: Settings) -> str:
+    """The folder that the image declares as the volume of its data. It differs between
+    versions: from 18 on it is the parent of what it was. Pulls the image if it is not here."""
+    image = details(settings.docker, "image", settings.image)
+    if not image:
+        log.info("Pulling %s", settings.image)
+        try:
+            run(settings, "pull", settings.image)
+        except CommandFailed as error:
+            raise Unreachable(
+                f"Image {settings.image} is not here and cannot be pulled ({error.message})",
+                "See that REPOM_IMAGE names an image, and that its registry can be reached",
+            ) from None
+        image = details(settings.docker, "image", settings.image)
+    config = image.get("Config") or {}
+    return data_mount(environment(config), config.get("Volumes") or ()) or DATA
+
+
+def _check_port(settings: Settings, port: int) -> None:
+    with contextlib.suppress(EngineSilent):
+        question = ["ps", "--filter", f"publish={port}", "--format", "{{.Names}}"]
+        if names := container.ask(settings.docker, question).split():
+            raise port_taken(port, f" by container {names[0]}")
+    check_port(port)
+
+
+def _volume_fits(settings: Settings, volume: str) -> bool:
+    """Whether there is such a volume, to be used again.
+
+    :raises Refused: it is another project's, or in use, or of another PostgreSQL major.
+    """
+    if not details(settings.docker, "volume", volume):
+        return False
+    check_volume(settings, volume)
+    question = ["ps", "--filter", f"volume={volume}", "--format", "{{.Names}}"]
+    look = ["run", "--rm", "--network", "none", "--user", "root", "--entrypoint", "sh"]
+    look += ["--volume", f"{volume}:/repom:ro", settings.image, "-c", LOOK]
+    try:
+        users = container.ask(settings.docker, question).split()
+        image, held = versions(container.ask(settings.docker, look))
+    except EngineSilent:
+        return True  # an image without a shell: its server has to see for itself
+    if users:
+        raise Refused(
+            f"Volume {volume} is in use by container {users[0]}, and a second server would"
+            " destroy its data",
+            f"Set REPOM_CONTAINER to {users[0]}, or to a new name",
+        )
+    if image and held and image not in held:
+        raise _wrong_major(volume, max(held, key=int), image)
+    return True
+
+
+def check_volume(settings: Settings, volume: str) -> None:
+    """:raises Refused: the volume was made for another project, which still exists."""
+    labels = details(settings.docker, "volume", volume).get("Labels")
+    other = owner(labels, settings.project)
+    # Labels of a volume cannot be changed, so a project that moved must get past this.
+    if other and Path(other).exists():
+        raise Refused(
+            f"Volume {volume} belongs to the project in {other}",
+            "Set REPOM_CONTAINER to another name, from which the volume has its own",
+        )
+
+
+def _wrong_major(volume: str, held: str, image: str) -> Refused:
+    return Refused(
+        f"Volume {volume} holds the data of PostgreSQL {held}, and the image is PostgreSQL {image}",
+        f"Set REPOM_IMAGE=postgres:{held}; or, to move to {image}, start {held}, back up with"
+        " invoke db.backup, remove it with invoke postgres.remove --volume, start and restore",
+    )

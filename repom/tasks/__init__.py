@@ -1,0 +1,23 @@
+"""The tasks. A project's ``tasks.py`` needs one line: ``from repom.tasks import ns``; or it
+mounts `db` and `postgres` in a collection of its own."""
+
+from __future__ import annotations
+
+from invoke import Collection, Program
+
+from .. import __version__
+from .console import DEFAULTS
+from .db import db
+from .demo import demo
+from .postgres import postgres
+
+ns = Collection(db, postgres, demo)
+ns.configure(DEFAULTS)
+
+
+def main() -> None:
+    """The console script ``repom``: the same tasks in a folder without a ``tasks.py``."""
+    Program(name="repom", binary="repom", version=__version__, namespace=ns).run()
+
+
+__all__ = ["db", "demo", "main", "ns", "postgres"]

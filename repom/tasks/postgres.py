@@ -1,0 +1,83 @@
+"""`postgres.*`: the database server of this project."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from invoke import Collection, Context
+
+from .. import server
+from ..errors import SettingsError
+from ..settings import Settings
+from . import console
+
+#: What a person wants to see of a server, in this order.
+LOGIN = ("host", "port", "user", "database", "url")
+STATE = ("kind", "name", "state", "image", "version", "host", "port", "data")
+
+
+def table(found: server.Server, fields: tuple[str, ...]) -> str:
+    """Name and value of each field that has one, a line each."""
+    values = asdict(found)
+    return "\n".join(f"{name:<10}{values[name]}" for name in fields if values[name])
+
+
+@console.command(help={})
+def start(c: Context) -> None:
+    """Start this project's PostgreSQL server, making it if there is none, and wait for it."""
+    settings = Settings.load(c.config)
+    started = server.start(settings)
+    if not settings.dry:
+        console.show(table(started, LOGIN))
+
+
+@console.command(help={})
+def stop(c: Context) -> None:
+    """Stop the server; its data stay."""
+    settings = Settings.load(c.config)
+    stopped = server.stop(settings)
+    if not settings.dry:
+        console.show(f"{stopped.name}: {stopped.state}")
+
+
+@console.command(help={"json": "Show everything, as JSON."})
+def status(c: Context, json: bool = False) -> None:
+    """Show the server: state, image or version, port, and where its data are."""
+    found = server.status(Settings.load(c.config))
+    console.show(asdict(found) if json else table(found, STATE))
+
+
+@console.command(help={"lines": "How many lines, from the end (default 50)."})
+def logs(c: Context, lines: str = "50") -> None:
+    """Show the last lines that the server wrote."""
+    if not lines.isdecimal() or int(lines) < 1:
+        raise SettingsError(f"--lines is {lines!r}", "Allowed: a whole number, 1 or more")
+    console.show(server.logs(Settings.load(c.config), int(lines)))
+
+
+@console.command(
+    help={
+        "volume": "Remove its data, too; asks first.",
+        "yes": "Do not ask.",
+    }
+)
+def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
+    """Remove the container and keep its data, unless --volume is given."""
+    settings = Settings.load(c.config)
+    if volume and not settings.dry and not _agreed(settings, yes):
+        console.say("Nothing was removed")
+        return
+    before = server.remove(settings, volume=volume)
+    if settings.dry:
+        return
+    kept = f"; its data stay in {before.data}" if before.data and not volume else ""
+    console.show(f"Removed {before.name}{kept}")
+
+
+def _agreed(settings: Settings, yes: bool) -> bool:
+    data = server.status(settings).data or "the container"
+    return console.confirm(f"This deletes the server and all of its data in {data}.", yes)
+
+
+postgres = Collection("postgres", start, stop, status, logs, remove)
+postgres.configure(console.DEFAULTS)

@@ -1,0 +1,44 @@
+"""Sizes, ages and tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+
+def size(count: int) -> str:
+    """A number of bytes: 38 MB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            value = count / factor
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{count} bytes"
+
+
+def age(when: datetime, now: datetime | None = None) -> str:
+    """How long ago, in its largest unit: 3 hours ago."""
+    seconds = int(((now or datetime.now(UTC)) - when).total_seconds())
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        count = seconds // length
+        if count >= 1:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbered: bool = False) -> str:
+    """Rows under a head, in columns; plain text that no terminal width cuts."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in [*(["#"] if numbered else []), *head]:
+        drawn.add_column(name, no_wrap=True, overflow="ignore")
+    for number, row in enumerate(rows, 1):
+        cells = [*([str(number)] if numbered else []), *row]
+        drawn.add_row(*(Text(cell) for cell in cells))  # a name is no markup
+    console = Console(width=1000, no_color=True, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

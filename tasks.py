@@ -1,0 +1,1 @@
+from repom.tasks import ns  # noqa: F401

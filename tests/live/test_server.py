@@ -1,0 +1,522 @@
+"""`postgres.*` against a real engine, a real Compose and real host programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from repom import cluster, server
+from repom.dbops.container import PROJECT_LABEL
+from repom.errors import Refused, SettingsError, Unreachable
+from repom.settings import Settings
+from tests import requires
+
+PASSWORD = "p%40ss w'ord$canary"
+PROGRAM = (
+    "from invoke import Collection, Program; from repom.tasks.postgres import postgres;"
+    "Program(namespace=Collection(postgres)).run()"
+)
+Load = Callable[..., Settings]
+
+
+def run(*argv: str, check: bool = True) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def sql(container: str, query: str, user: str = "shop", database: str = "shop") -> str:
+    return run(
+        *("docker", "exec", container, "psql", "-XAtq", "-h", "127.0.0.1"),
+        *("-U", user, "-d", database, "-c", query),
+    )
+
+
+def there(kind: str, name: str) -> bool:
+    done = subprocess.run(["docker", kind, "inspect", name], capture_output=True, timeout=60)
+    return done.returncode == 0
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """A container's name; what bears it or begins with it is gone after the test."""
+    requires.engine()
+    name = f"repom-test-{uuid.uuid4().hex[:8]}"
+    yield name
+    ids = run("docker", "ps", "-aq", "--filter", f"name={name}").split()
+    if ids:
+        run("docker", "rm", "-fv", *ids)
+    volumes = run("docker", "volume", "ls", "-q", "--filter", f"name={name}").split()
+    if volumes:
+        run("docker", "volume", "rm", *volumes)
+
+
+@pytest.fixture
+def load(name: str, port: int, tmp_path: Path) -> Load:
+    """Settings of a project in `tmp_path` that has a database, unless told otherwise."""
+    (tmp_path / ".git").mkdir()
+
+    def load(**changes: str | None) -> Settings:
+        environ = {
+            "POSTGRES_USER": "shop",
+            "POSTGRES_PASSWORD": PASSWORD,
+            "POSTGRES_PORT": str(port),
+            "REPOM_CONTAINER": name,
+            "REPOM_IMAGE": "postgres:18",
+            **changes,
+        }
+        return Settings.load(environ={k: v for k, v in environ.items() if v}, cwd=tmp_path)
+
+    return load
+
+
+def bare(settings: Settings) -> Settings:
+    """Nothing is configured, except that the tests must not fight for one port."""
+    environ = {"REPOM_CONTAINER": settings.container, "REPOM_IMAGE": settings.image}
+    loaded = Settings.load(environ=environ, cwd=settings.project)
+    return replace(loaded, port=loaded.port or settings.port, docker=settings.docker)
+
+
+@pytest.mark.parametrize("major", [17, 18])
+def test_data_survive_remove_and_start(load: Load, name: str, port: int, major: int) -> None:
+    requires.image(major)
+    settings = load(REPOM_IMAGE=f"postgres:{major}")
+    started = server.start(settings)
+    assert (started.kind, started.name, started.state) == ("container", name, "running")
+    assert (started.port, started.version, started.data) == (port, str(major), f"{name}_data")
+    assert started.url == f"postgresql://shop:***@127.0.0.1:{port}/shop"
+    host = json.loads(run("docker", "inspect", name))[0]["HostConfig"]
+    assert host["PortBindings"]["5432/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": str(port)}]
+    assert host["ShmSize"] >= 256 << 20
+
+    sql(name, "CREATE TABLE kept AS SELECT 42 AS answer")
+    assert server.remove(settings).data == f"{name}_data"
+    assert not there("container", name)
+    assert server.status(settings).state == "absent"
+    server.start(settings)
+    assert sql(name, "SELECT answer FROM kept") == "42"
+
+    if major == 17:
+        server.remove(settings)
+        with pytest.raises(Refused, match="PostgreSQL 17, and the image is PostgreSQL 18"):
+            server.start(load(REPOM_IMAGE="postgres:18"))
+        assert not there("container", name)
+        server.remove(settings, volume=True)
+        assert not there("volume", f"{name}_data")
+
+
+def test_volume_of_a_newer_major_is_refused(load: Load, name: str) -> None:
+    requires.image(17)
+    requires.image(18)
+    server.start(load())
+    server.remove(load())
+    with pytest.raises(Refused, match="PostgreSQL 18, and the image is PostgreSQL 17"):
+        server.start(load(REPOM_IMAGE="postgres:17"))
+    assert not there("container", name)
+
+
+def test_slow_init_script_is_waited_for(
+    load: Load, name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    requires.image(17)
+    (tmp_path / "Dockerfile").write_text(
+        "FROM postgres:17\nCOPY slow.sh /docker-entrypoint-initdb.d/\n"
+    )
+    (tmp_path / "slow.sh").write_text(
+        'sleep 3; psql -U "$POSTGRES_USER" -d "$POSTGRES_DB" -c "CREATE TABLE slow ()"\n'
+    )
+    env = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    build = ["docker", "build", "-q", "-t", f"{name}:17", str(tmp_path)]
+    subprocess.run(build, env=env, check=True, capture_output=True, timeout=120)
+    request.addfinalizer(lambda: run("docker", "rmi", "-f", f"{name}:17"))
+    server.start(load(REPOM_IMAGE=f"{name}:17"))
+    assert sql(name, "SELECT count(*) FROM slow") == "0"
+
+
+def test_second_start_paused_stopped(
+    load: Load, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    requires.image(18)
+    caplog.set_level(logging.INFO, "repom")
+    settings = load()
+    first = server.start(settings)
+    assert server.start(settings) == first
+    assert f"Container {name} is already running" in caplog.text
+    run("docker", "pause", name)
+    assert server.status(settings).state == "paused"
+    assert server.start(settings) == first
+    run("docker", "pause", name)
+    assert server.stop(settings).state == "exited"
+    assert server.stop(settings).state == "exited"
+    assert server.status(settings).port == first.port
+    assert "database system is shut down" in server.logs(settings)
+    assert len(server.logs(settings, 3).splitlines()) == 3
+    assert server.start(settings) == first
+
+
+def test_two_starts_at_once(load: Load, name: str, tmp_path: Path) -> None:
+    requires.image(18)
+    settings = bare(load())
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(server.start, [settings, settings]))
+    assert [each.state for each in both] == ["running", "running"]
+    assert (tmp_path / ".env").read_text().count("POSTGRES_PASSWORD") == 1
+
+
+def test_wrong_password_of_an_old_volume(load: Load, name: str) -> None:
+    requires.image(18)
+    server.start(load())
+    server.remove(load())
+    with pytest.raises(Unreachable, match="does not take the password of 'shop'"):
+        server.start(load(POSTGRES_PASSWORD="another"))
+
+
+def test_unknown_database_is_not_waited_for(load: Load, name: str) -> None:
+    requires.image(18)
+    server.start(load())
+    begun = time.monotonic()
+    with pytest.raises(Unreachable, match='database "nowhere" does not exist'):
+        server.start(load(POSTGRES_DB="nowhere"))
+    assert time.monotonic() - begun < 30
+
+
+def test_foreign_container_is_left_alone(load: Load, name: str) -> None:
+    requires.image(18)
+    run(
+        *("docker", "create", "--name", name, "--label", f"{PROJECT_LABEL}=/elsewhere"),
+        "postgres:18",
+    )
+    settings = load()
+    for verb in (server.start, server.stop, server.remove):
+        with pytest.raises(Refused, match="belongs to the project in /elsewhere"):
+            verb(settings)
+    assert "of the project in /elsewhere" in server.status(settings).state
+    assert run("docker", "inspect", "-f", "{{.State.Status}}", name) == "created"
+
+
+def test_foreign_volume_is_left_alone(load: Load, name: str, tmp_path: Path) -> None:
+    requires.image(18)
+    other = tmp_path / "other"
+    other.mkdir()
+    volume = f"{name}_data"
+    run("docker", "volume", "create", "--label", f"{PROJECT_LABEL}={other}", volume)
+    with pytest.raises(Refused, match=f"belongs to the project in {other}"):
+        server.start(load())
+    with pytest.raises(Refused, match=f"belongs to the project in {other}"):
+        server.remove(load(), volume=True)
+    assert there("volume", volume)
+    assert not there("container", name)
+
+
+def test_volume_in_use_is_refused(load: Load, name: str) -> None:
+    requires.image(18)
+    sleeper = ("--entrypoint", "sleep", "postgres:18", "60")
+    run("docker", "run", "-d", "--name", f"{name}-x", "-v", f"{name}_data:/v", *sleeper)
+    with pytest.raises(Refused, match=f"in use by container {name}-x"):
+        server.start(load())
+
+
+def test_longer_name_is_another_container(load: Load, name: str) -> None:
+    requires.image(18)
+    run("docker", "create", "--name", f"{name}-longer", "postgres:18")
+    server.stop(load())
+    server.remove(load(), volume=True)
+    assert server.status(load()).state == "absent"
+    assert there("container", f"{name}-longer")
+
+
+def test_taken_port(load: Load, name: str, port: int, tmp_path: Path) -> None:
+    requires.image(18)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with pytest.raises(Refused, match=f"Port {port} on this machine is taken"):
+            server.start(bare(load()))
+    holder = ("-p", f"127.0.0.1:{port}:5432", "--entrypoint", "sleep", "postgres:18", "60")
+    run("docker", "run", "-d", "--name", f"{name}-x", *holder)
+    with pytest.raises(Refused, match=f"Port {port} on this machine is taken by container {name}-x"):
+        server.start(load())
+    assert not there("container", name)
+    assert not there("volume", f"{name}_data")
+    assert not (tmp_path / ".env").exists()
+
+
+def test_taken_port_that_only_the_engine_notices(load: Load, name: str, port: int) -> None:
+    requires.image(18)
+    run("docker", "create", "--name", name, "-p", f"127.0.0.1:{port}:5432", "postgres:18")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with pytest.raises(Refused, match=f"Port {port} on this machine is taken"):
+            server.start(load())
+    assert there("container", name)
+
+
+def test_crash_shows_the_log(load: Load, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    requires.image(18)
+    run("docker", "create", "--name", name, "postgres:18")  # and no password
+    begun = time.monotonic()
+    with pytest.raises(Unreachable, match=r"does not stay up \(exited\)"):
+        server.start(load())
+    assert time.monotonic() - begun < 20
+    assert "superuser password is not specified" in caplog.text
+
+
+def test_missing_image(load: Load, name: str) -> None:
+    requires.engine()
+    with pytest.raises(Unreachable, match=r"Image 127.0.0.1:1/nothing:1 is not here"):
+        server.start(load(REPOM_IMAGE="127.0.0.1:1/nothing:1"))
+
+
+def test_dry_run_writes_nothing(load: Load, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    requires.image(18)
+    caplog.set_level(logging.INFO, "repom")
+    settings = replace(bare(load()), dry=True)
+    assert server.start(settings).state == "absent"
+    assert f"create --name {name}" in caplog.text
+    assert f"start {name}" in caplog.text
+    assert not there("container", name)
+    assert not there("volume", f"{name}_data")
+    assert not (settings.project / ".env").exists()
+
+
+def test_data_inside_the_container_are_not_removed_unasked(load: Load, name: str) -> None:
+    requires.image(18)
+    run("docker", "create", "--name", name, "-e", "PGDATA=/srv/data", "postgres:18")
+    with pytest.raises(Refused, match="in the container itself"):
+        server.remove(load())
+    server.remove(load(), volume=True)
+    assert not there("container", name)
+
+
+COMPOSE = """
+name: {name}
+services:
+  database:
+    image: postgres:17
+    environment:
+      POSTGRES_USER: ${{POSTGRES_USER:-}}
+      POSTGRES_PASSWORD: ${{POSTGRES_PASSWORD:-}}
+      POSTGRES_DB: ${{POSTGRES_DB:-}}
+    ports: ["127.0.0.1:{port}:5432"]
+    volumes: ["data:/var/lib/postgresql/data"]
+volumes:
+  data:
+"""
+
+
+def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> None:
+    requires.image(17)
+    requires.compose()
+    (tmp_path / "compose.yaml").write_text(COMPOSE.format(name=name, port=port))
+    settings = replace(bare(load()), compose_service="database", port=None)
+    try:
+        started = server.start(settings)
+        assert (started.kind, started.state, started.port) == ("compose", "running", port)
+        assert (started.user, started.database) == ("repom", "repom_dev")
+        assert f"POSTGRES_PORT={port}" not in (tmp_path / ".env").read_text()
+        assert server.start(settings).state == "running"
+        assert server.stop(settings).state == "exited"
+        assert server.start(settings).state == "running"
+        assert server.remove(settings).data == f"{name}_data"
+        assert there("volume", f"{name}_data")
+    finally:
+        folder = str(tmp_path)
+        run("docker", "compose", "--project-directory", folder, "down", "-v", check=False)
+
+
+def test_compose_service_that_is_not_there(load: Load, name: str, tmp_path: Path) -> None:
+    requires.compose()
+    (tmp_path / "compose.yaml").write_text(COMPOSE.format(name=name, port=1))
+    with pytest.raises(Exception, match="no such service: shop"):
+        server.start(load(REPOM_COMPOSE_SERVICE="shop"))
+
+
+class Watch(threading.Thread):
+    """Collects every command line that this machine runs."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.seen: set[bytes] = set()
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.002):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    self.seen.add(path.read_bytes())
+                except OSError:
+                    pass
+
+
+def invoke(project: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("POSTGRES_", "REPOM_"))}
+    root = str(Path(server.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env={**kept, "PYTHONPATH": root, **environ},
+        cwd=project,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
+
+
+def test_nothing_configured(name: str, port: int, tmp_path: Path) -> None:
+    requires.image(18)
+    dotenv = tmp_path / ".env"
+    environ = {"REPOM_CONTAINER": name}
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        requires.need(probe.connect_ex(("127.0.0.1", 5432)) != 0, "a free port 5432")
+    (tmp_path / "tasks.py").touch()
+    watch = Watch()
+    watch.start()
+    done = invoke(tmp_path, "--echo", "postgres.start", **environ)
+    watch.over.set()
+    watch.join()
+    assert done.returncode == 0, done.stderr
+    values = dict(line.split("=", 1) for line in dotenv.read_text().splitlines())
+    assert (values["POSTGRES_USER"], values["POSTGRES_DB"]) == ("repom", "repom_dev")
+    assert stat.S_IMODE(dotenv.stat().st_mode) == 0o600
+    assert "postgresql://repom:***@127.0.0.1:5432/repom_dev" in done.stdout
+    assert "Added POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB to" in done.stderr
+    secret = values["POSTGRES_PASSWORD"]
+    assert secret not in done.stdout + done.stderr
+    assert any(b"POSTGRES_PASSWORD" in line for line in watch.seen), "the watch saw nothing"
+    assert not [line for line in watch.seen if secret.encode() in line]
+
+    shown = json.loads(invoke(tmp_path, "postgres.status", "--json", **environ).stdout)
+    assert (shown["state"], shown["name"], shown["database"]) == ("running", name, "repom_dev")
+    assert secret not in json.dumps(shown)
+    assert "ready to accept" in invoke(tmp_path, "postgres.logs", **environ).stdout
+    refused = invoke(tmp_path, "postgres.remove", "--volume", **environ)
+    assert (refused.returncode, refused.stdout) == (5, "")
+    assert invoke(tmp_path, "postgres.stop", **environ).stdout == f"{name}: exited\n"
+    dotenv.unlink()  # the container still knows, and a second start tells
+    invoke(tmp_path, "postgres.start", **environ)
+    assert secret in dotenv.read_text()
+    gone = invoke(tmp_path, "postgres.remove", "--volume", "--yes", **environ)
+    assert (gone.returncode, gone.stdout) == (0, f"Removed {name}\n")
+    assert not there("container", name)
+    assert not there("volume", f"{name}_data")
+
+
+# Without an engine
+
+
+@pytest.fixture
+def open_project() -> Iterator[Path]:
+    """A project folder that the server's user can enter: pytest's own are private."""
+    requires.host_binaries()
+    folder = Path(tempfile.mkdtemp(prefix="repom-test-")).resolve()
+    folder.chmod(0o755)
+    (folder / "tasks.py").touch()
+    yield folder
+    settings = Settings.load(environ={"REPOM_DOCKER": "/nonexistent-docker"}, cwd=folder)
+    server.remove(settings)
+    shutil.rmtree(folder)
+
+
+def test_local_cluster(open_project: Path, port: int) -> None:
+    project = open_project
+    environ = {"REPOM_DOCKER": "/nonexistent-docker", "POSTGRES_PORT": str(port)}
+    environ |= {"POSTGRES_USER": "shop", "POSTGRES_DB": "a b'c\"=x"}
+    done = invoke(project, "postgres.start", **environ)
+    assert done.returncode == 0, done.stderr
+    assert "/nonexistent-docker is not installed, so the server is a local cluster" in done.stderr
+    assert f"@127.0.0.1:{port}/a%20b%27c%22%3Dx" in done.stdout
+    secret = (project / ".env").read_text().partition("POSTGRES_PASSWORD=")[2].strip()
+    assert secret
+    assert secret not in done.stdout + done.stderr
+    login = {"PGPASSWORD": secret, "PGHOST": "127.0.0.1", "PGPORT": str(port)}
+    psql = ["psql", "-XAtwc", "SHOW listen_addresses", "-U", "shop", "-d", "postgres"]
+    answer = subprocess.run(psql, env={**os.environ, **login}, capture_output=True, text=True)
+    assert answer.stdout == "127.0.0.1\n", answer.stderr
+    wrong = subprocess.run(psql, env={**os.environ, **login, "PGPASSWORD": "x"}, capture_output=True)
+    assert b"password authentication failed" in wrong.stderr
+
+    settings = Settings.load(environ=environ, cwd=project)
+    assert server.start(settings).state == "running"
+    shown = server.status(settings)
+    assert (shown.kind, shown.state, shown.port) == ("local", "running", port)
+    assert "ready to accept connections" in server.logs(settings)
+    with pytest.raises(Refused, match=f"runs on port {port}"):
+        server.start(replace(settings, port=port + 1))
+    with pytest.raises(Unreachable, match="password authentication failed"):
+        server.start(replace(settings, password="wrong"))
+    assert server.stop(settings).state == "stopped"
+    assert server.stop(settings).state == "stopped"
+    assert server.start(settings).state == "running"
+    server.remove(settings)
+    assert server.status(settings).state == "stopped"
+    server.remove(settings, volume=True)
+    assert not cluster.folder(project).exists()
+
+
+def test_local_cluster_with_nothing_configured(open_project: Path, port: int) -> None:
+    environ = {"REPOM_DOCKER": "/nonexistent-docker"}
+    settings = replace(Settings.load(environ=environ, cwd=open_project), port=port)
+    dry = replace(settings, dry=True)
+    server.start(dry)
+    assert [each.name for each in open_project.iterdir()] == ["tasks.py"]
+    started = server.start(settings)
+    assert (started.user, started.database) == ("repom", "repom_dev")
+    dotenv = open_project / ".env"
+    assert stat.S_IMODE(dotenv.stat().st_mode) == 0o600
+    again = replace(Settings.load(environ=environ, cwd=open_project), port=port)
+    assert server.start(again) == started
+    dotenv.unlink()
+    with pytest.raises(SettingsError, match="no setting names its user and password"):
+        server.start(settings)
+
+
+def test_local_cluster_of_somebody_else(open_project: Path) -> None:
+    data = cluster.folder(open_project)
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("15\n")
+    settings = Settings.load(environ={"REPOM_DOCKER": "/nonexistent-docker"}, cwd=open_project)
+    with pytest.raises(Refused, match="repom did not make it"):
+        server.start(settings)
+    assert [each.name for each in data.iterdir()] == ["PG_VERSION"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root only")
+def test_private_folder_of_root_is_named(open_project: Path, port: int) -> None:
+    open_project.chmod(0o700)
+    settings = Settings.load(environ={"REPOM_DOCKER": "/nonexistent-docker"}, cwd=open_project)
+    with pytest.raises(Unreachable, match=rf"cannot enter {open_project}\. Allow it with: chmod"):
+        server.start(replace(settings, port=port))
+    assert not (open_project / ".env").exists()
+
+
+def test_docker_forced_and_not_there(tmp_path: Path) -> None:
+    environ = {"REPOM_DOCKER": "/nonexistent-docker", "REPOM_VIA": "docker"}
+    settings = Settings.load(environ=environ, cwd=tmp_path)
+    with pytest.raises(Unreachable, match="/nonexistent-docker is not installed"):
+        server.start(settings)
+    assert server.status(settings).state == "/nonexistent-docker is not installed"

@@ -242,16 +242,24 @@ def copy_pages(
             call()
 
     page_size = source.execute("PRAGMA page_size").fetchone()[0]
-    source.backup(target, pages=max(1, STEP // page_size), progress=progress, sleep=0.05)
+    count = source.execute("PRAGMA page_count").fetchone()[0]
+    # Not all of it in the first step: the last step also commits.
+    pages = max(1, min(STEP // page_size, count - 1))
+    source.backup(target, pages=pages, progress=progress, sleep=0.05)
+    assert not pending, "the target was overwritten before it was kept"
 
 
 def adapt_page_size(new: sqlite3.Connection, live: sqlite3.Connection) -> None:
-    """A live WAL database keeps its page size, so the new one takes it on."""
+    """A live WAL database keeps its page size, so the new one takes it on. It also gets a
+    second page if it has only one, so that copying it takes two steps."""
     wanted = live.execute("PRAGMA page_size").fetchone()[0]
     new.execute("PRAGMA journal_mode = DELETE")
     if new.execute("PRAGMA page_size").fetchone()[0] != wanted:
         new.execute(f"PRAGMA page_size = {int(wanted)}")
         new.execute("VACUUM")
+    if new.execute("PRAGMA page_count").fetchone()[0] < 2:
+        new.execute("CREATE TABLE repom_page (a)")
+        new.execute("DROP TABLE repom_page")
 
 
 def copy_wal(path: Path, kept: Path) -> None:

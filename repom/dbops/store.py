@@ -29,7 +29,7 @@ EXTENSIONS = {"custom": "dump", "plain": "sql.gz", "sqlite": "sqlite3.zst"}
 TIME = "%Y%m%dT%H%M%SZ"
 LABEL = re.compile(r"[A-Za-z0-9.-]{1,40}")
 NAME = re.compile(
-    r"(?P<database>[A-Za-z0-9%_-][A-Za-z0-9%._-]*)_(?P<time>\d{8}T\d{6}Z)(?:-\d+)?"
+    r"(?P<database>[A-Za-z0-9%_-][A-Za-z0-9%._-]*)_(?P<time>\d{8}T\d{6}Z)(?:-(?P<number>\d+))?"
     r"(?:_(?P<label>[A-Za-z0-9.-]{1,40}))?\.(?P<extension>dump|sql\.gz|sqlite3\.zst)"
 )
 
@@ -101,6 +101,12 @@ def encoded(database: str) -> str:
     return f"%2E{safe[1:]}" if safe.startswith(".") else safe
 
 
+def number_of(name: str) -> int:
+    """Which one in its second: 1, or the 2 of ``…Z-2``."""
+    named = NAME.fullmatch(name)
+    return int(named["number"] or 1) if named else 0
+
+
 class Store:
     """The backups in one folder."""
 
@@ -116,15 +122,20 @@ class Store:
         """
         if label is not None and not LABEL.fullmatch(label):
             raise SettingsError(f"--label is {label!r}", "Allowed: 1 to 40 of A-Z a-z 0-9 . -")
-        number = 1
+        start = f"{encoded(database)}_{now.strftime(TIME)}"
+        number = 1 + max((number_of(b.name) for b in self._started(start)), default=0)
         while True:
-            time = now.strftime(TIME) + (f"-{number}" if number > 1 else "")
-            stem = f"{encoded(database)}_{time}" + (f"_{label}" if label else "")
-            name = f"{stem}.{EXTENSIONS[format]}"
+            time = f"{start}-{number}" if number > 1 else start
+            name = f"{time}{f'_{label}' if label else ''}.{EXTENSIONS[format]}"
             path = self.folder / name
             if not any(p.exists() for p in (path, manifest_of(path), self._partial(name))):
                 return name
             number += 1
+
+    def _started(self, start: str) -> list[Backup]:
+        """Backups of the same database and second. A number that prune has freed is not
+        given again while later ones are there, else the newest would not be the last."""
+        return [b for b in self.backups() if re.match(re.escape(start) + r"[-_.]", b.name)]
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
@@ -194,7 +205,7 @@ class Store:
         paths = [p for p in self.folder.iterdir() if NAME.fullmatch(p.name) and is_plain_file(p)]
         found = [self._read_or_guess(path) for path in paths]
         wanted = [b for b in found if identity is None or b.identity == identity]
-        return sorted(wanted, key=lambda b: (b.created_at, len(b.name), b.name), reverse=True)
+        return sorted(wanted, key=lambda b: (b.created_at, number_of(b.name)), reverse=True)
 
     def latest(self, identity: Identity) -> Backup:
         """:raises NotFound: there is no proven backup of this database."""

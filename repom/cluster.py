@@ -6,6 +6,7 @@ listens on 127.0.0.1 alone and asks everybody for a password.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -22,6 +23,8 @@ from .dbops import programs
 from .dbops.runner import HostRunner
 from .errors import CommandFailed, Refused, Unreachable
 from .settings import Settings
+
+log = logging.getLogger("repom")
 
 #: Besides being the log it marks the cluster as repom's: a Compose file may well mount
 #: the same folder, and another image's data must not be opened with the host's programs.
@@ -82,7 +85,9 @@ def launch(settings: Settings, port: int) -> None:
         _create(settings)
     result = _control(settings.project, *start_arguments(settings.project, port), run=settings)
     if not result.ok and running_port(settings.project) is None:
-        raise CommandFailed(_last(result, "pg_ctl failed"), "See: invoke postgres.logs")
+        for line in log_lines(settings.project, 20):
+            log.warning("  %s", line)
+        raise CommandFailed(_last(result, "pg_ctl failed"), "The last log lines are above")
 
 
 def stop(settings: Settings) -> None:

@@ -173,10 +173,10 @@ def up(settings: Settings, found: Container) -> None:
     """Start the Compose service; what its file leaves open is made up first, since Compose
     takes it from `.env`."""
     check_owner(found, settings.project)
-    if not found.id:
-        env = _service_environment(settings)
-        made_up = {k: v for k, v in credentials.MADE_UP.items() if env.get(k) == ""}
-        known = credentials.adopt(settings, {**env, **made_up})
+    env = None if found.id else _service_environment(settings)
+    if env is not None:
+        open_names = {k: v for k, v in credentials.MADE_UP.items() if env.get(k) == ""}
+        known = credentials.adopt(settings, {**env, **open_names})
         if env.get("POSTGRES_HOST_AUTH_METHOD") != "trust" and not env.get(PASSWORD_FILE):
             known = credentials.complete(known)
         credentials.remember(settings, known)
@@ -186,15 +186,18 @@ def up(settings: Settings, found: Container) -> None:
     run(settings, *argv)
 
 
-def _service_environment(settings: Settings) -> dict[str, str]:
-    """The environment that the Compose file gives the service, so far as it can be told."""
+def _service_environment(settings: Settings) -> dict[str, str] | None:
+    """The environment that the Compose file gives the service; ``None`` when there is
+    something wrong with the file, as `up` will say."""
     argv = compose_argv(settings.project, "config", "--format", "json")
     try:
         services = json.loads(container.ask(settings.docker, argv))["services"]
-        env = services[settings.compose_service].get("environment") or {}
-    except (EngineSilent, KeyError):
-        return {}  # `up` will say what is wrong
-    return {name: value or "" for name, value in env.items()}
+    except EngineSilent as reason:
+        lacks_values = "required variable" in str(reason) or "env file" in str(reason)
+        return {} if lacks_values else None
+    service = services.get(settings.compose_service)
+    env = service.get("environment") if service else None
+    return None if service is None else {k: v or "" for k, v in (env or {}).items()}
 
 
 def wake(settings: Settings, found: Container) -> None:

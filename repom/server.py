@@ -26,7 +26,7 @@ from .settings import Settings
 log = logging.getLogger("repom")
 
 PATIENCE = 60  # seconds until a server that does not answer has failed
-SETTLED = 5  # seconds until an answer of `FINAL` is believed
+SETTLED = 3  # seconds until an answer of `FINAL` is believed
 PROBE = ("-X", "-w", "-A", "-t", "-c", "SELECT 1")
 
 #: Answers that waiting does not change, unless an image sets its database up late.
@@ -48,7 +48,7 @@ class Server:
     :param state: ``running`` when it runs, else the engine's word, or why nobody knows.
     :param version: PostgreSQL's, as far as it can be told without asking the server.
     :param port: of this host; ``None`` when none leads to the server.
-    :param url: with the password masked.
+    :param url: with the password masked; empty without a port.
     :param data: the volume or folder with the data; empty when there is none, or only
         inside the container.
     """
@@ -149,8 +149,9 @@ def remove(settings: Settings, *, volume: bool = False) -> Server:
     _check_removable(settings, found, before, volume)
     if found.id:
         docker.halt(settings, found)
-        docker.run(settings, "rm", found.id)
-    if volume and before.data:
+        # With the data go the nameless volumes, which nobody would find again.
+        docker.run(settings, "rm", *(["--volumes"] if volume else []), found.id)
+    if volume and docker.details(settings.docker, "volume", before.data):
         docker.run(settings, "volume", "rm", before.data)
     return before
 
@@ -312,11 +313,12 @@ def _start_local(settings: Settings, found: Container) -> Server:
 
 
 def _local_programs(settings: Settings, found: Container) -> str:
-    log.info("%s, so the server is a local cluster", _why_local(found))
     try:
-        return cluster.programs_for(cluster.version(settings.project))
+        programs = cluster.programs_for(cluster.version(settings.project))
     except Unreachable as error:
         raise Unreachable(f"{_why_local(found)}, and {error.message}", error.hint) from None
+    log.info("%s, so the server is a local cluster", _why_local(found))
+    return programs
 
 
 def _why_local(found: Container) -> str:
@@ -412,11 +414,12 @@ def _describe_local(settings: Settings) -> Server:
 def _server(login: Settings, port: int | None, **facts: str) -> Server:
     password = ":***" if login.password else ""
     user, database = quote(login.user, safe=""), quote(login.database, safe="")
+    url = f"postgresql://{user}{password}@{HOST}:{port}/{database}"
     return Server(
         host=HOST,
         port=port,
         user=login.user,
         database=login.database,
-        url=f"postgresql://{user}{password}@{HOST}:{port or ''}/{database}",
+        url=url if port else "",
         **facts,
     )

@@ -163,16 +163,23 @@ class Postgres:
             with translated(self.login, self.runner):
                 self.runner.run_on_file(argv, archive.path, env=self._env())
             return
+        self._run_script(archive, conninfo, trusted=trusted)
+
+    def _run_script(self, archive: Archive, conninfo: str, *, trusted: bool) -> None:
+        """The end of a stream is no success: psql takes it for the end of the data. What
+        counts is the answer to the SELECT behind the COMMIT, which is sent last."""
         known = restricts(self._psql_version)
         nonce = secrets.token_hex(16)
         blocks = script.for_psql(archive.blocks(), trusted=trusted, restricts=known)
-        # The end of a stream is no success: psql takes it for the end of the data. What
-        # counts is the answer to the SELECT behind the COMMIT, which is sent last.
-        said = self._client(psql_argv(conninfo, {}), stdin=gated(blocks, nonce, known)).stdout
+        argv = psql_argv(conninfo, {})
+        try:
+            said = self._client(argv, stdin=gated(blocks, nonce, known)).stdout
+        except CommandFailed as error:
+            if nonce not in error.stderr:
+                raise
+            said = ""  # a quote that was left open took our SELECT for its text
         if nonce not in said[-200:] and not self._dry:
-            raise Damaged(
-                "The SQL script ended in the middle of a statement", "Nothing was changed"
-            )
+            raise Damaged("The SQL script ends in the middle of a statement", "Nothing was changed")
 
     def _check(self, scratch: str, facts: Mapping[str, Any] | None) -> None:
         count = int(self._psql(queries.COUNT, scratch) or 0)

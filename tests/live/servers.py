@@ -55,7 +55,7 @@ class Server:
         """Run a client program as the superuser, without repom."""
         env = {**os.environ, "PGPASSWORD": PASSWORD, "PGUSER": "postgres", "PGOPTIONS": ""}
         if self.container:
-            flags = ["-i", "-e", "PGUSER=postgres"]
+            flags = ["-i", "-e", "PGUSER=postgres", "-e", "PGPASSWORD"]
             command = ["docker", "exec", *flags, self.container, *argv]
         else:
             assert self.bin
@@ -114,8 +114,10 @@ def wait_until_ready(server: Server, seconds: float = 60) -> None:
 
 
 @contextmanager
-def container_server(major: int, *docker_flags: str) -> Iterator[Server]:
+def container_server(major: int, *, password: bool = False) -> Iterator[Server]:
+    """:param password: local connections want it too, instead of being trusted."""
     requires.image(major)
+    docker_flags = ["-e", "POSTGRES_INITDB_ARGS=--auth=scram-sha-256"] if password else []
     port, name = free_port(), f"repom_test_{major}_{secrets.token_hex(3)}"
     subprocess.run(
         ["docker", "run", "-d", "--name", name, "-p", f"127.0.0.1:{port}:5432"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -119,23 +120,14 @@ def test_data_survive_remove_and_start(load: Load, name: str, port: int, major: 
     server.start(settings)
     assert sql(name, "SELECT answer FROM kept") == "42"
 
-    if major == 17:
-        server.remove(settings)
-        with pytest.raises(Refused, match="PostgreSQL 17, and the image is PostgreSQL 18"):
-            server.start(load(REPOM_IMAGE="postgres:18"))
-        assert not there("container", name)
-        server.remove(settings, volume=True)
-        assert not there("volume", f"{name}_data")
-
-
-def test_volume_of_a_newer_major_is_refused(load: Load, name: str) -> None:
-    requires.image(17)
-    requires.image(18)
-    server.start(load())
-    server.remove(load())
-    with pytest.raises(Refused, match="PostgreSQL 18, and the image is PostgreSQL 17"):
-        server.start(load(REPOM_IMAGE="postgres:17"))
+    server.remove(settings)
+    other = 35 - major
+    requires.image(other)
+    with pytest.raises(Refused, match=f"PostgreSQL {major}, and the image is PostgreSQL {other}"):
+        server.start(load(REPOM_IMAGE=f"postgres:{other}"))
     assert not there("container", name)
+    server.remove(settings, volume=True)
+    assert not there("volume", f"{name}_data")
 
 
 def test_slow_init_script_is_waited_for(
@@ -146,7 +138,7 @@ def test_slow_init_script_is_waited_for(
         "FROM postgres:17\nCOPY slow.sh /docker-entrypoint-initdb.d/\n"
     )
     (tmp_path / "slow.sh").write_text(
-        'sleep 3; psql -U "$POSTGRES_USER" -d "$POSTGRES_DB" -c "CREATE TABLE slow ()"\n'
+        'sleep 2; psql -U "$POSTGRES_USER" -d "$POSTGRES_DB" -c "CREATE TABLE slow ()"\n'
     )
     env = {**os.environ, "DOCKER_BUILDKIT": "0"}
     build = ["docker", "build", "-q", "-t", f"{name}:17", str(tmp_path)]
@@ -186,21 +178,16 @@ def test_two_starts_at_once(load: Load, name: str, tmp_path: Path) -> None:
     assert (tmp_path / ".env").read_text().count("POSTGRES_PASSWORD") == 1
 
 
-def test_wrong_password_of_an_old_volume(load: Load, name: str) -> None:
-    requires.image(18)
-    server.start(load())
-    server.remove(load())
-    with pytest.raises(Unreachable, match="does not take the password of 'shop'"):
-        server.start(load(POSTGRES_PASSWORD="another"))
-
-
-def test_unknown_database_is_not_waited_for(load: Load, name: str) -> None:
+def test_what_no_waiting_changes(load: Load, name: str) -> None:
     requires.image(18)
     server.start(load())
     begun = time.monotonic()
     with pytest.raises(Unreachable, match='database "nowhere" does not exist'):
         server.start(load(POSTGRES_DB="nowhere"))
     assert time.monotonic() - begun < 30
+    server.remove(load())
+    with pytest.raises(Unreachable, match="does not take the password of 'shop'"):
+        server.start(load(POSTGRES_PASSWORD="another than the volume's"))
 
 
 def test_foreign_container_is_left_alone(load: Load, name: str) -> None:
@@ -257,7 +244,9 @@ def test_taken_port(load: Load, name: str, port: int, tmp_path: Path) -> None:
             server.start(bare(load()))
     holder = ("-p", f"127.0.0.1:{port}:5432", "--entrypoint", "sleep", "postgres:18", "60")
     run("docker", "run", "-d", "--name", f"{name}-x", *holder)
-    with pytest.raises(Refused, match=f"Port {port} on this machine is taken by container {name}-x"):
+    with pytest.raises(
+        Refused, match=f"Port {port} on this machine is taken by container {name}-x"
+    ):
         server.start(load())
     assert not there("container", name)
     assert not there("volume", f"{name}_data")
@@ -337,7 +326,7 @@ def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> No
         started = server.start(settings)
         assert (started.kind, started.state, started.port) == ("compose", "running", port)
         assert (started.user, started.database) == ("repom", "repom_dev")
-        assert f"POSTGRES_PORT={port}" not in (tmp_path / ".env").read_text()
+        assert f"POSTGRES_PORT={port}" in (tmp_path / ".env").read_text()
         assert server.start(settings).state == "running"
         assert server.stop(settings).state == "exited"
         assert server.start(settings).state == "running"
@@ -366,10 +355,8 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while not self.over.wait(0.002):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
+                with contextlib.suppress(OSError):
                     self.seen.add(path.read_bytes())
-                except OSError:
-                    pass
 
 
 def invoke(project: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -457,7 +444,9 @@ def test_local_cluster(open_project: Path, port: int) -> None:
     psql = ["psql", "-XAtwc", "SHOW listen_addresses", "-U", "shop", "-d", "postgres"]
     answer = subprocess.run(psql, env={**os.environ, **login}, capture_output=True, text=True)
     assert answer.stdout == "127.0.0.1\n", answer.stderr
-    wrong = subprocess.run(psql, env={**os.environ, **login, "PGPASSWORD": "x"}, capture_output=True)
+    wrong = subprocess.run(
+        psql, env={**os.environ, **login, "PGPASSWORD": "x"}, capture_output=True
+    )
     assert b"password authentication failed" in wrong.stderr
 
     settings = Settings.load(environ=environ, cwd=project)

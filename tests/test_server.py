@@ -1,0 +1,435 @@
+"""What `postgres.*` decides and which command lines it makes, without any server."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repom import cluster, credentials, docker, server
+from repom.dbops.container import PROJECT_LABEL, Container
+from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
+from repom.settings import Settings, read_dotenv
+from repom.tasks.postgres import table
+
+PROJECT = Path("/work/shop")
+EMPTY = Settings(project=PROJECT, backend="sqlite", database="data/repom.sqlite3", configured=False)
+SHOP = Settings(project=PROJECT, backend="postgresql", database="shop", user="me", password="pw")
+
+
+def test_create_argv() -> None:
+    argv = docker.create_argv("db", PROJECT, "postgres:17", "/var/lib/postgresql/data", 5433)
+    assert argv == [
+        *("create", "--name", "db", "--label", f"repom.project={PROJECT}"),
+        *("--shm-size", "256m", "--volume", "db_data:/var/lib/postgresql/data"),
+        *("--publish", "127.0.0.1:5433:5432"),
+        *("--env", "POSTGRES_USER", "--env", "POSTGRES_PASSWORD", "--env", "POSTGRES_DB"),
+        "postgres:17",
+    ]
+
+
+def test_compose_argv() -> None:
+    argv = docker.compose_argv(PROJECT, "up", "-d", "db")
+    assert argv == ["compose", "--project-directory", str(PROJECT), "up", "-d", "db"]
+
+
+@pytest.mark.parametrize(
+    ("pgdata", "mounts", "expected"),
+    [
+        pytest.param(
+            "/var/lib/postgresql/data",
+            ["/var/lib/postgresql/data"],
+            "/var/lib/postgresql/data",
+            id="17 declares the data folder",
+        ),
+        pytest.param(
+            "/var/lib/postgresql/18/docker",
+            ["/var/lib/postgresql"],
+            "/var/lib/postgresql",
+            id="18 declares its parent",
+        ),
+        pytest.param(
+            "/var/lib/postgresql/18/docker",
+            ["/backups", "/var/lib/postgresql", "/var/lib/postgresql/18"],
+            "/var/lib/postgresql/18",
+            id="the innermost of several",
+        ),
+        pytest.param(
+            "", ["/var/lib/postgresql/data"], "/var/lib/postgresql/data", id="PGDATA is not set"
+        ),
+        pytest.param("/srv/data", ["/var/lib/postgresql"], "", id="outside of all volumes"),
+        pytest.param(
+            "/var/lib/postgresql2", ["/var/lib/postgresql"], "", id="a longer name is no child"
+        ),
+    ],
+)
+def test_data_mount(pgdata: str, mounts: list[str], expected: str) -> None:
+    assert docker.data_mount({"PGDATA": pgdata}, mounts) == expected
+
+
+def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict[str, Any]:
+    return {
+        "HostConfig": {"NetworkMode": mode, "PortBindings": bindings},
+        "NetworkSettings": {"Ports": ports},
+    }
+
+
+@pytest.mark.parametrize(
+    ("inspected", "expected"),
+    [
+        pytest.param(item({"5432/tcp": [{"HostPort": "5433"}]}), 5433, id="running"),
+        pytest.param(item({}, {"5432/tcp": [{"HostPort": "5433"}]}), 5433, id="stopped"),
+        pytest.param(
+            item({"5432/tcp": [{"HostPort": "49153"}]}, {"5432/tcp": [{"HostPort": ""}]}),
+            49153,
+            id="any free port",
+        ),
+        pytest.param(item({"5432/tcp": None}), None, id="exposed only"),
+        pytest.param(
+            item({"80/tcp": [{"HostPort": "80"}], "5432/tcp": [{"HostPort": "1"}]}), 1, id="several"
+        ),
+        pytest.param(item(mode="host"), 5432, id="the host's network"),
+        pytest.param(item(), None, id="none"),
+    ],
+)
+def test_published(inspected: Mapping[str, Any], expected: int | None) -> None:
+    assert docker.published(inspected) == expected
+
+
+@pytest.mark.parametrize(
+    ("looked", "expected"),
+    [
+        pytest.param("postgres (PostgreSQL) 18.0\n", ("18", frozenset()), id="empty volume"),
+        pytest.param(
+            "postgres (PostgreSQL) 17.5 (Debian 17.5-1)\n17\n", ("17", {"17"}), id="old layout"
+        ),
+        pytest.param(
+            "postgres (PostgreSQL) 18beta1\n17\n18\n", ("18", {"17", "18"}), id="both layouts"
+        ),
+        pytest.param("sh: postgres: not found\n17\n", ("", {"17"}), id="no such program"),
+        pytest.param("", ("", frozenset()), id="nothing"),
+    ],
+)
+def test_versions(looked: str, expected: object) -> None:
+    assert docker.versions(looked) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "message"),
+    [
+        pytest.param(
+            "Error response from daemon: driver failed on endpoint db (0e25):"
+            " Bind for 127.0.0.1:5433 failed: port is already allocated\n"
+            "Error: failed to start containers: db",
+            Refused,
+            "Port 5433 on this machine is taken",
+            id="port, another container",
+        ),
+        pytest.param(
+            "Error response from daemon: listen tcp4 127.0.0.1:5433: bind: address already in use",
+            Refused,
+            "Port 5433 on this machine is taken",
+            id="port, another process",
+        ),
+        pytest.param(
+            "Error response from daemon: Ports are not available: exposing port TCP"
+            " 127.0.0.1:5433 -> 0.0.0.0:0: listen tcp 127.0.0.1:5433: bind: Only one usage",
+            Refused,
+            "Port 5433 on this machine is taken",
+            id="port, Docker Desktop",
+        ),
+        pytest.param(
+            "unknown flag: --project-directory\nSee 'docker --help'.",
+            Unreachable,
+            "The container command has no Compose plugin",
+            id="no Compose",
+        ),
+        pytest.param(
+            "docker: unknown command: docker compose\n\nRun 'docker --help' for more information",
+            Unreachable,
+            "The container command has no Compose plugin",
+            id="no Compose, newer client",
+        ),
+        pytest.param(
+            "Error response from daemon: no space left on device\nError: failed to start: db\n",
+            CommandFailed,
+            "The container engine failed: Error response from daemon: no space left on device",
+            id="the first error is the cause",
+        ),
+        pytest.param("", CommandFailed, "The container engine failed: no reason", id="silence"),
+    ],
+)
+def test_failure(said: str, kind: type[Exception], message: str) -> None:
+    error = docker.failure(said)
+    assert type(error) is kind
+    assert error.message == message
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_check_port(platform: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(Refused, match=f"Port {port} on this machine is taken"):
+            docker.check_port(port, platform)
+    docker.check_port(port, platform)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        pytest.param(None, "", id="none"),
+        pytest.param({"x": "y"}, "", id="others"),
+        pytest.param({PROJECT_LABEL: str(PROJECT)}, "", id="ours"),
+        pytest.param({PROJECT_LABEL: "/elsewhere"}, "/elsewhere", id="another project's"),
+    ],
+)
+def test_owner(labels: dict[str, str] | None, expected: str) -> None:
+    assert docker.owner(labels, PROJECT) == expected
+
+
+# Which server
+
+
+@pytest.mark.parametrize(
+    ("state", "via", "expected"),
+    [
+        ("absent", "auto", False),
+        ("absent", "host", True),
+        ("absent", "docker", False),
+        ("docker is not installed", "auto", True),
+        ("docker is not installed", "docker", False),
+        ("the Docker daemon is not running", "auto", True),
+        ("no permission to use the Docker socket", "auto", False),
+        ("unexpected end of the world", "auto", False),
+    ],
+)
+def test_is_local(state: str, via: str, expected: bool, tmp_path: Path) -> None:
+    settings = replace(SHOP, project=tmp_path, via=via)
+    assert server._is_local(settings, Container("db", state)) is expected
+
+
+def test_existing_cluster_comes_before_a_new_container(tmp_path: Path) -> None:
+    folder = cluster.folder(tmp_path)
+    folder.mkdir(parents=True)
+    absent = Container("db", "absent")
+    (folder / "PG_VERSION").write_text("17\n")
+    assert not server._is_local(replace(SHOP, project=tmp_path), absent), "a Compose mount"
+    (folder / cluster.LOG).touch()
+    assert server._is_local(replace(SHOP, project=tmp_path), absent)
+    assert cluster.version(tmp_path) == "17"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(replace(EMPTY, configured=True), id="SQLite on purpose"),
+        pytest.param(replace(SHOP, host="db.example.com"), id="another machine"),
+    ],
+)
+def test_target_that_cannot_be_started(settings: Settings) -> None:
+    with pytest.raises(SettingsError):
+        server._check_target(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(EMPTY, id="nothing configured"),
+        *(
+            pytest.param(replace(SHOP, host=host, compose_service="db"), id=f"host {host}")
+            for host in (None, "localhost", "::1", "/run/postgresql", "repom_postgres", "db")
+        ),
+    ],
+)
+def test_target_that_can_be_started(settings: Settings) -> None:
+    server._check_target(settings)
+
+
+# User, database, password
+
+
+def test_complete_makes_up_what_nobody_chose() -> None:
+    made = credentials.complete(EMPTY)
+    assert (made.backend, made.user, made.database) == ("postgresql", "repom", "repom_dev")
+    assert len(made.password or "") >= 32
+    assert credentials.complete(EMPTY).password != made.password
+    assert credentials.complete(SHOP) == SHOP
+    assert credentials.complete(replace(SHOP, password=None)).user == "me"
+
+
+@pytest.mark.parametrize(
+    ("settings", "env", "expected"),
+    [
+        pytest.param(EMPTY, {}, ("postgres", "postgres", None), id="the image's defaults"),
+        pytest.param(
+            EMPTY,
+            {"POSTGRES_USER": "a", "POSTGRES_PASSWORD": "b"},
+            ("a", "a", "b"),
+            id="the database is the user's",
+        ),
+        pytest.param(
+            SHOP,
+            {"POSTGRES_USER": "a", "POSTGRES_PASSWORD": "b"},
+            ("me", "shop", "pw"),
+            id="settings win",
+        ),
+        pytest.param(
+            replace(SHOP, password=None),
+            {"POSTGRES_PASSWORD": "b"},
+            ("me", "shop", "b"),
+            id="the password alone",
+        ),
+    ],
+)
+def test_adopt(settings: Settings, env: dict[str, str], expected: object) -> None:
+    known = credentials.adopt(settings, env)
+    assert (known.user, known.database, known.password) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        pytest.param(None, "NEW=1\n", id="new"),
+        pytest.param("", "NEW=1\n", id="empty"),
+        pytest.param("A=b\n", "A=b\nNEW=1\n", id="whole last line"),
+        pytest.param("A=b", "A=b\nNEW=1\n", id="last line without its end"),
+    ],
+)
+def test_append(tmp_path: Path, before: str | None, expected: str) -> None:
+    path = tmp_path / ".env"
+    if before is not None:
+        path.write_text(before)
+        path.chmod(0o640)
+    credentials.append(path, {"NEW": "1"})
+    assert path.read_text() == expected
+    if sys.platform != "win32":
+        assert stat.S_IMODE(path.stat().st_mode) == (0o600 if before is None else 0o640)
+
+
+@pytest.mark.parametrize("value", ["plain-1_~", "a b", "it's", 'a"b', "a\\b", "a#b", "$HOME", "é"])
+def test_quoted_value_is_read_back(tmp_path: Path, value: str) -> None:
+    credentials.append(tmp_path / ".env", {"NAME": value, "POSTGRES_PASSWORD": value})
+    read = read_dotenv(tmp_path / ".env", {})
+    assert read == {"NAME": value, "POSTGRES_PASSWORD": value}
+
+
+def test_remember_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("POSTGRES_PASSWORD=old\nPOSTGRES_USER=\n")
+    before = replace(EMPTY, project=tmp_path)
+    credentials.remember(before, replace(SHOP, project=tmp_path), 5433)
+    assert path.read_text() == (
+        "POSTGRES_PASSWORD=old\nPOSTGRES_USER=\n"
+        "POSTGRES_USER=me\nPOSTGRES_DB=shop\nPOSTGRES_PORT=5433\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(SHOP, SHOP, id="all was known"),
+        pytest.param(replace(EMPTY, dry=True), SHOP, id="dry run"),
+    ],
+)
+def test_remember_writes_nothing(tmp_path: Path, before: Settings, after: Settings) -> None:
+    credentials.remember(replace(before, project=tmp_path), after)
+    assert list(tmp_path.iterdir()) == []
+
+
+# A local cluster
+
+
+@pytest.mark.parametrize(
+    ("platform", "locale"), [("linux", "C.UTF-8"), ("darwin", "en_US.UTF-8"), ("win32", "C")]
+)
+def test_initdb_arguments(platform: str, locale: str) -> None:
+    assert cluster.initdb_arguments(Path("d"), "me", "FILE", platform) == [
+        *("-D", "d", "-U", "me", "--pwfile=FILE", "--auth=scram-sha-256"),
+        *("--encoding=UTF8", f"--locale={locale}", "--lc-messages=C"),
+    ]
+
+
+def test_start_arguments() -> None:
+    data = cluster.folder(PROJECT)
+    assert cluster.start_arguments(PROJECT, 5433) == [
+        *("start", "-D", str(data), "-l", str(data / "repom.log"), "-w", "-t", "60", "-o"),
+        "-c listen_addresses=127.0.0.1 -c port=5433 -c unix_socket_directories=",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("account", "platform", "expected"),
+    [
+        pytest.param(None, "linux", ["initdb", "-V"], id="oneself"),
+        pytest.param(
+            "nobody", "linux", ["runuser", "-u", "nobody", "--", "initdb", "-V"], id="Linux"
+        ),
+        pytest.param(
+            "nobody", "darwin", ["sudo", "-n", "-u", "nobody", "--", "initdb", "-V"], id="macOS"
+        ),
+    ],
+)
+def test_as_account(account: str | None, platform: str, expected: list[str]) -> None:
+    assert cluster.as_account(["initdb", "-V"], account, platform) == expected
+
+
+def test_programs_for(tmp_path: Path) -> None:
+    suffix = ".exe" if sys.platform == "win32" else ""
+    found = [(15, "a"), (18, "client only"), (17, "b")]
+    available = [(major, str(tmp_path / folder)) for major, folder in found]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"initdb{suffix}").touch(mode=0o755)
+    assert cluster.programs_for("", available) == str(tmp_path / "b")
+    assert cluster.programs_for("15", available) == str(tmp_path / "a")
+    with pytest.raises(Unreachable, match="PostgreSQL 18's server programs"):
+        cluster.programs_for("18", available)
+    with pytest.raises(Unreachable, match="Install Docker, or"):
+        cluster.programs_for("", [])
+
+
+def test_neither_engine_nor_programs(tmp_path: Path) -> None:
+    folder = cluster.folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "PG_VERSION").write_text("9\n")
+    (folder / cluster.LOG).touch()
+    settings = replace(SHOP, project=tmp_path, docker="/nonexistent-docker")
+    with pytest.raises(Unreachable) as caught:
+        server.start(settings)
+    assert str(caught.value) == (
+        "/nonexistent-docker is not installed, and PostgreSQL 9's server programs (initdb,"
+        " pg_ctl) are not on this host. Install Docker, or the PostgreSQL server package of"
+        " this system"
+    )
+
+
+# What people see
+
+
+def test_url_is_masked_and_quoted() -> None:
+    shown = server._describe_local(replace(SHOP, user="a@b", database="c/d", password="pw"))
+    assert shown.url == "postgresql://a%40b:***@127.0.0.1:5432/c%2Fd"
+    assert "pw" not in repr(shown)
+
+
+def test_table_has_a_line_for_each_value() -> None:
+    shown = server._describe_local(SHOP)
+    assert table(shown, ("host", "image", "port")) == "host      127.0.0.1\nport      5432"
+
+
+def test_waiting_takes_two_answers() -> None:
+    complaints = iter(["starting", "", "starting", "", ""])
+    assert server._wait(lambda: next(complaints), lambda: "running") == ""
+    assert list(complaints) == []
+
+
+def test_waiting_ends_when_the_server_does() -> None:
+    assert server._wait(lambda: "no", lambda: "exited") == "does not stay up (exited)"

@@ -40,14 +40,14 @@ def stop(c: Context) -> None:
         console.show(f"{stopped.name}: {stopped.state}")
 
 
-@console.command(help={"json": "Show everything, as JSON."})
+@console.command(help={"json": "print the result as JSON"})
 def status(c: Context, json: bool = False) -> None:
     """Show the server: state, image or version, port, and where its data are."""
     found = server.status(Settings.load(c.config))
     console.show(asdict(found) if json else table(found, STATE))
 
 
-@console.command(help={"lines": "How many lines, from the end (default 50)."})
+@console.command(help={"lines": "how many lines, from the end (default 50)"})
 def logs(c: Context, lines: str = "50") -> None:
     """Show the last lines that the server wrote."""
     if not lines.isdecimal() or int(lines) < 1:
@@ -57,8 +57,8 @@ def logs(c: Context, lines: str = "50") -> None:
 
 @console.command(
     help={
-        "volume": "Remove its data, too; asks first.",
-        "yes": "Do not ask.",
+        "volume": "remove its data, too; asks first",
+        "yes": "do not ask",
     }
 )
 def remove(c: Context, volume: bool = False, yes: bool = False) -> None:

@@ -147,7 +147,7 @@ def backup(
             archive = _recognised(Path(file.name), draft.format)
             draft = replace(draft, tool_version=archive.tool or facts.server_version)
             made = target.publish(file, replace(draft, duration_s=_since(started)))
-        if _may_prune(database, made, last):
+        if _may_prune(database, target, made, last):
             _prune(target, identity(settings), settings.keep)
     return made
 
@@ -193,17 +193,14 @@ def _recognised(path: Path, format: str) -> Archive:
 
 
 def _latest(target: Store, which: Identity) -> Backup | None:
-    try:
-        return target.latest(which)
-    except NotFound:
-        return None
+    return next((b for b in target.backups(which) if b.counts), None)
 
 
-def _may_prune(database: Database, made: Backup, last: Backup | None) -> bool:
+def _may_prune(database: Database, target: Store, made: Backup, last: Backup | None) -> bool:
     """Whether the new backup is trusted enough to push older ones out."""
     if last is None:
         return True
-    if _is_other_server(database, made.system_identifier, last):
+    if _is_other_server(database, made.system_identifier, target, made.identity):
         log.warning("This is another server than the last backup came from: nothing was pruned")
         return False
     tables, before = made.facts.get("tables", 0), last.facts.get("tables", 0)
@@ -221,10 +218,16 @@ def _may_prune(database: Database, made: Backup, last: Backup | None) -> bool:
     return True
 
 
-def _is_other_server(database: Database, system: str | None, last: Backup | None) -> bool:
-    """Whether a fallback to the host reached a server that is not the container's."""
-    known = last.system_identifier if last else None
-    return bool(database.fallback and known and system and known != system)
+def _is_other_server(
+    database: Database, system: str | None, target: Store, which: Identity
+) -> bool:
+    """Whether a fallback to the host reached a server that is not the container's: not
+    the one of the newest backup that the container made, or else of the newest at all."""
+    if not (database.fallback and system):
+        return False
+    proven = [b for b in target.backups(which) if b.counts and b.system_identifier]
+    known = next((b for b in proven if b.via == "docker"), proven[0] if proven else None)
+    return known is not None and known.system_identifier != system
 
 
 # -- restore ----------------------------------------------------------------------------
@@ -281,8 +284,8 @@ def plan_restore(
     existing = database.existing()
     if into and existing:
         raise Refused(f"{into} exists already", "Name a new one, or restore without --into")
-    last = _latest(target, identity(settings))
-    if existing and _is_other_server(database, existing.system_identifier, last):
+    system = existing.system_identifier if existing else None
+    if _is_other_server(database, system, target, identity(settings)):
         raise Refused(
             f"{database.fallback}, and the server on the host is not the one of the last backup",
             "Start the container, or add --via host if the host's server is meant",

@@ -119,13 +119,10 @@ def container_server(major: int, *, password: bool = False) -> Iterator[Server]:
     requires.image(major)
     docker_flags = ["-e", "POSTGRES_INITDB_ARGS=--auth=scram-sha-256"] if password else []
     port, name = free_port(), f"repom_test_{major}_{secrets.token_hex(3)}"
-    subprocess.run(
-        ["docker", "run", "-d", "--name", name, "-p", f"127.0.0.1:{port}:5432"]
-        + ["-e", f"POSTGRES_PASSWORD={PASSWORD}", "--shm-size", "256m", *docker_flags]
-        + [f"postgres:{major}"],
-        check=True,
-        capture_output=True,
-    )
+    publish = ["-p", f"127.0.0.1:{port}:5432", "--shm-size", "256m"]
+    secret = ["-e", f"POSTGRES_PASSWORD={PASSWORD}"]
+    command = ["docker", "run", "-d", "--name", name, *publish, *secret, *docker_flags]
+    subprocess.run([*command, f"postgres:{major}"], check=True, capture_output=True)
     try:
         server = Server("container", major, port, name)
         wait_until_ready(server)

@@ -78,7 +78,8 @@ def make_sqlite(path: Path) -> None:
             "CREATE TABLE raw (data BLOB, text TEXT);"
             "CREATE INDEX raw_text ON raw (text);"
             "CREATE VIEW dear AS SELECT * FROM shop WHERE price > 10;"
-            "CREATE TRIGGER touch AFTER INSERT ON shop BEGIN INSERT INTO raw VALUES (NULL, 'x'); END;"
+            "CREATE TRIGGER touch AFTER INSERT ON shop"
+            " BEGIN INSERT INTO raw VALUES (NULL, 'x'); END;"
         )
         database.executemany(
             "INSERT INTO shop (name, price) VALUES (?, ?)", [(f"n{n}", n / 7) for n in range(500)]

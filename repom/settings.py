@@ -245,6 +245,14 @@ def _at_least(least: int) -> Callable[[str, Any], int]:
     return check
 
 
+def whole_number(origin: str, value: Any, least: int = 0) -> int | None:
+    """A whole number that may be left out.
+
+    :raises SettingsError: it is none, or less than `least`.
+    """
+    return None if value is None else _at_least(least)(origin, value)
+
+
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], str]:
     def check(origin: str, value: Any) -> str:
         if value not in allowed:

@@ -3,19 +3,9 @@
 Messages for people go to the logger ``repom``.
 """
 
-from .operations import (
-    Pruned,
-    Restored,
-    Verified,
-    backup,
-    list_backups,
-    pin,
-    prune,
-    restore,
-    undo,
-    verify,
-)
-from .store import Backup
+from .operations import Restored, backup, restore, undo
+from .store import Backup, Pruned
+from .upkeep import Verified, list_backups, pin, prune, verify
 
 __all__ = [
     "Backup",

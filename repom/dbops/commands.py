@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 RESTRICT_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 #: Newest custom format that a pg_restore of this major reads (pg_backup_archiver.h).
 ARCHIVE_FORMATS = {12: (1, 14), 13: (1, 14), 14: (1, 14), 15: (1, 14), 16: (1, 15)}
-LOCK_WAIT = 60_000  # milliseconds that a dump waits for somebody's lock
+LOCK_WAIT = 30_000  # milliseconds that a dump waits for somebody's lock
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,9 @@ def vacuum_argv(conninfo: str, *, jobs: int) -> list[str]:
     """vacuumdb's command line for the planner's statistics, which an archive lacks."""
     argv = ["vacuumdb", "--no-password", "--analyze-only", "--quiet", f"--jobs={jobs}"]
     return [*argv, "--dbname", conninfo]
+
+
+def script_argv(*, owner: bool, to: str = "-") -> list[str]:
+    """pg_restore's command line that writes an archive as SQL; the archive comes last."""
+    to = "NUL" if to == "/dev/null" and sys.platform == "win32" else to
+    return ["pg_restore", f"--file={to}", *([] if owner else ["--no-owner", "--no-acl"])]

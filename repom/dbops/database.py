@@ -18,6 +18,7 @@ class Facts:
     :param tables: tables, partitions and materialized views, without those of extensions.
     :param locale: what a new database needs to be made alike: encoding, collate, ctype …
     :param roles: roles that own something in it or were granted something.
+    :param migration: Alembic's revision, when the database has one.
     """
 
     server_version: str
@@ -27,6 +28,7 @@ class Facts:
     extensions: Mapping[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
     locale: Mapping[str, str] = field(default_factory=dict)
+    migration: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,21 @@ class Kept:
     database: str
     created_at: datetime
     size: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a restore finds, before it touches anything.
+
+    :param exists: whether there is anything to replace.
+    :param size: bytes of it.
+    :param kept: what earlier restores replaced, newest first.
+    """
+
+    exists: bool
+    size: int
+    system_identifier: str | None = None
+    kept: tuple[Kept, ...] = ()
 
 
 class Database(Protocol):
@@ -65,27 +82,47 @@ class Database(Protocol):
     def identify(self) -> Facts:
         """Ask the database for its facts; raises `Unreachable` or `NotFound`."""
 
+    def survey(self) -> Survey:
+        """What a restore would find; comes before `load`, `swap` and `sweep`."""
+
     def dump(self, file: BinaryIO, format: str) -> None:
         """Write all of it to `file`, which holds a whole backup when this returns."""
 
-    def existing(self) -> Facts | None:
-        """The facts of what a restore would replace; nothing when there is nothing."""
+    def read(self, archive: Archive) -> None:
+        """Read an archive to its end without restoring it; raises `Damaged`."""
 
-    def load(self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool) -> str:
+    def load(
+        self,
+        archive: Archive,
+        facts: Mapping[str, Any] | None,
+        *,
+        owner: bool = True,
+        replacing: bool = True,
+    ) -> str:
         """Load the archive into a new scratch database, check it, and return its name.
 
-        :param facts: the manifest, when there is one.
+        :param facts: of the manifest, when there is one.
         :param owner: restore owners and grants.
+        :param replacing: the scratch database is to take the database's place.
         """
 
-    def swap(self, scratch: str) -> str | None:
-        """Give `scratch` the database's name at once; returns where the old one is kept."""
+    def load_in_place(
+        self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool = True
+    ) -> None:
+        """Replace the contents of the database itself, whole or not at all."""
+
+    def rows(self, scratch: str) -> dict[str, int]:
+        """Rows of each table of a scratch database."""
+
+    def swap(self, scratch: str, *, keep: int) -> str | None:
+        """Give `scratch` the database's name at once.
+
+        :param keep: how many replaced databases stay, this one included.
+        :returns: where the replaced one is kept; nothing when none is.
+        """
 
     def discard(self, scratch: str) -> None:
         """Remove a scratch database or a kept one. Never raises for one that is gone."""
-
-    def kept(self) -> list[Kept]:
-        """What restores replaced and can be put back, newest first."""
 
     def sweep(self) -> None:
         """Remove what killed runs left behind."""

@@ -10,14 +10,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ..errors import CommandFailed, NotFound, Refused, RepomError, SettingsError, Unreachable
 from ..settings import Settings
 from . import container, store
 from .archive import Archive, recognise
 from .commands import Login
-from .database import Database, Facts, Kept
+from .database import Database, Facts, Kept, Survey
 from .postgres import Postgres
+from .runner import HostRunner
 from .sqlite import Sqlite
 from .store import Backup, Identity, Store
 
@@ -31,22 +33,30 @@ SUSPICIOUS = 0.25
 class Plan:
     """A restore that could be carried out: everything that can be known before is known.
 
-    :param existing: what it would replace; nothing when there is nothing.
-    :param foreign: the file has no manifest, so nothing says that it is whole.
-    :param going: kept databases that will go, since the replaced one takes their place.
+    :param survey: what it finds, and would replace.
+    :param owner: restore owners and grants, too.
+    :param in_place: load into the database itself.
     """
 
     settings: Settings
     database: Database
     backup: Backup
     archive: Archive
-    existing: Facts | None
-    going: tuple[Kept, ...] = ()
+    survey: Survey
     owner: bool = True
+    in_place: bool = False
 
     @property
     def foreign(self) -> bool:
+        """Whether the file has no manifest, so that nothing says that it is whole."""
         return not self.backup.counts
+
+    @property
+    def going(self) -> tuple[Kept, ...]:
+        """Kept databases that will go, since the replaced one takes their place."""
+        if self.in_place or not self.survey.exists:
+            return ()
+        return self.survey.kept[max(0, self.settings.undo_keep - 1) :]
 
 
 @dataclass(frozen=True)
@@ -63,23 +73,6 @@ class Restored:
     backup: str
     replaced: str | None
     duration_s: float
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What `verify` found. No problems: the backup passed all of `verified`."""
-
-    name: str
-    verified: tuple[str, ...]
-    problems: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """Which backups stayed and which went, each with its reason."""
-
-    kept: tuple[tuple[Backup, str], ...]
-    deleted: tuple[tuple[Backup, str], ...]
 
 
 def open_database(settings: Settings, tool: str) -> Database:
@@ -136,19 +129,20 @@ def backup(
     settings = (settings or Settings.load()).having(format=format, via=via, keep=keep)
     started = time.monotonic()
     database, target = open_database(settings, "pg_dump"), Store(settings.backup_dir)
-    with _locked(settings, target, "backup", database.name), _aborting(database):
+    with locked(settings, target, "backup", database.name), aborting(database):
         facts = database.identify()
         last = _latest(target, identity(settings))
         draft = _draft(settings, database, facts, target, label)
         if settings.dry:
             return _dry_backup(database, draft)
+        target.check_space(last.size if last else 0)
         with target.writing(draft.name) as file:
             database.dump(file, draft.format)
             archive = _recognised(Path(file.name), draft.format)
             draft = replace(draft, tool_version=archive.tool or facts.server_version)
-            made = target.publish(file, replace(draft, duration_s=_since(started)))
+            made = target.publish(file, replace(draft, duration_s=since(started)))
         if _may_prune(database, target, made, last):
-            _prune(target, identity(settings), settings.keep)
+            store.prune(target, identity(settings), keep=settings.keep)
     return made
 
 
@@ -172,8 +166,18 @@ def _draft(
         host=settings.remote_host,
         server_version=described.pop("server_version"),
         system_identifier=described.pop("system_identifier"),
-        facts=described,
+        facts={**described, "commit": commit(settings.project), "container": settings.container},
     )
+
+
+def commit(project: Path) -> str | None:
+    """The git commit that the project folder is at, when there is one."""
+    try:
+        argv = ["git", "-C", str(project), "rev-parse", "--verify", "--quiet", "HEAD"]
+        said = HostRunner().run(argv, warn=True, dry=False, timeout=5)
+    except RepomError:
+        return None
+    return said.stdout.strip() or None
 
 
 def _dry_backup(database: Database, draft: Backup) -> Backup:
@@ -238,6 +242,7 @@ def restore(
     settings: Settings | None = None,
     *,
     into: str | None = None,
+    in_place: bool = False,
     owner: bool = True,
     remote: bool = False,
     jobs: int | None = None,
@@ -248,13 +253,15 @@ def restore(
     :param backup: a name in the store, the path of any dump, or a `Backup`.
     :param into: instead of the configured database, a new one of this name (SQLite: a
         path), which must not exist.
+    :param in_place: load into the database itself in one transaction, for a user who may
+        not create a database; nothing is kept for an undo.
     :param owner: restore owners and grants; without, all belongs to this user.
     :param remote: a database on another machine is meant.
     :raises RepomError: the database holds what it held before.
     """
     settings = (settings or Settings.load()).having(jobs=jobs, via=via)
-    plan = plan_restore(backup, settings, into=into, owner=owner, remote=remote)
-    return carry_out(plan)
+    how = {"in_place": in_place, "owner": owner, "remote": remote}
+    return carry_out(plan_restore(backup, settings, into=into, **how))
 
 
 def plan_restore(
@@ -262,6 +269,7 @@ def plan_restore(
     settings: Settings,
     *,
     into: str | None = None,
+    in_place: bool = False,
     owner: bool = True,
     remote: bool = False,
 ) -> Plan:
@@ -281,17 +289,17 @@ def plan_restore(
     database = open_database(settings, "psql" if archive.kind == "plain" else "pg_restore")
     if not remote:
         _refuse_remote(settings, database)
-    existing = database.existing()
-    if into and existing:
+    survey = database.survey()
+    if into and survey.exists:
         raise Refused(f"{into} exists already", "Name a new one, or restore without --into")
-    system = existing.system_identifier if existing else None
-    if _is_other_server(database, system, target, identity(settings)):
+    if in_place and not survey.exists:
+        raise Refused(f"There is no {database.name} to restore into", "Leave --in-place out")
+    if _is_other_server(database, survey.system_identifier, target, identity(settings)):
         raise Refused(
             f"{database.fallback}, and the server on the host is not the one of the last backup",
             "Start the container, or add --via host if the host's server is meant",
         )
-    going = database.kept()[max(0, settings.undo_keep - 1) :] if existing else []
-    return Plan(settings, database, source, archive, existing, tuple(going), owner)
+    return Plan(settings, database, source, archive, survey, owner, in_place)
 
 
 def _refuse_other_backend(archive: Archive, settings: Settings) -> None:
@@ -327,31 +335,35 @@ def carry_out(plan: Plan) -> Restored:
     settings, database = plan.settings, plan.database
     target = Store(settings.backup_dir)
     names = sorted({database.name, plan.backup.database or database.name})
-    with _locked(settings, target, "restore", *names), _aborting(database):
-        if settings.dry:
-            return _dry_restore(plan)
+    if settings.dry:
+        log.info("Would restore %s into %s", plan.backup.path, database.name)
+        if database.backend == "sqlite":
+            return Restored(database.name, plan.backup.name, None, 0.0)
+    with locked(settings, target, "restore", *names), aborting(database):
         database.sweep()
-        facts = {**plan.backup.facts} if plan.backup.counts else None
-        scratch = database.load(plan.archive, facts, owner=plan.owner)
-        replaced = _swapped(database, scratch)
-        if not settings.undo_keep and replaced:
-            database.discard(replaced)
-            replaced = None
-        for old in database.kept()[settings.undo_keep :] if replaced else ():
-            database.discard(old.name)
-    return Restored(database.name, plan.backup.name, replaced, _since(started))
+        replaced = _replace(plan)
+    return Restored(database.name, plan.backup.name, replaced, since(started))
 
 
-def _dry_restore(plan: Plan) -> Restored:
-    log.info("Would restore %s into %s", plan.backup.path, plan.database.name)
-    if plan.database.backend == "postgresql":
-        plan.database.load(plan.archive, plan.backup.facts or None, owner=plan.owner)
-    return Restored(plan.database.name, plan.backup.name, None, 0.0)
+def _replace(plan: Plan) -> str | None:
+    database, facts = plan.database, proven_facts(plan.backup)
+    if plan.in_place:
+        database.load_in_place(plan.archive, facts, owner=plan.owner)
+        return None
+    scratch = database.load(plan.archive, facts, owner=plan.owner)
+    if plan.settings.dry:
+        return None
+    return _swapped(database, scratch, plan.settings.undo_keep)
 
 
-def _swapped(database: Database, scratch: str) -> str | None:
+def proven_facts(backup: Backup) -> dict[str, Any] | None:
+    """What the manifest says of the database, when there is a good one."""
+    return {**backup.facts} if backup.counts else None
+
+
+def _swapped(database: Database, scratch: str, keep: int) -> str | None:
     try:
-        return database.swap(scratch)
+        return database.swap(scratch, keep=keep)
     except BaseException:
         database.abort()
         database.discard(scratch)
@@ -366,23 +378,23 @@ def undo(settings: Settings | None = None) -> Restored:
     settings = settings or Settings.load()
     started = time.monotonic()
     database = open_database(settings, "psql")
-    with _locked(settings, Store(settings.backup_dir), "undo", database.name), _aborting(database):
-        kept = database.kept()
+    with locked(settings, Store(settings.backup_dir), "undo", database.name), aborting(database):
+        kept = database.survey().kept
         if not kept:
             raise NotFound(f"No restore of {database.name} can be undone", "Nothing was replaced")
         if settings.dry:
             log.info("Would put %s back", kept[0].name)
             return Restored(database.name, kept[0].name, None, 0.0)
-        replaced = database.swap(kept[0].name)
-    return Restored(database.name, kept[0].name, replaced, _since(started))
+        replaced = database.swap(kept[0].name, keep=max(1, settings.undo_keep))
+    return Restored(database.name, kept[0].name, replaced, since(started))
 
 
-def undoable(settings: Settings) -> list[Kept]:
+def undoable(settings: Settings) -> tuple[Kept, ...]:
     """What `undo` could put back, newest first.
 
     :raises RepomError: the database cannot be asked.
     """
-    return open_database(settings, "psql").kept()
+    return open_database(settings, "psql").survey().kept
 
 
 def shell(settings: Settings) -> int:
@@ -390,75 +402,11 @@ def shell(settings: Settings) -> int:
     return open_database(settings, "psql").shell()
 
 
-# -- the store --------------------------------------------------------------------------
-
-
-def list_backups(settings: Settings | None = None) -> list[Backup]:
-    """The backups in the store, of every database, newest first."""
-    settings = settings or Settings.load()
-    return Store(settings.backup_dir).backups()
-
-
-def find_backup(settings: Settings, name: str | None = None) -> Backup:
-    """A backup by name or path; without, the newest proven one of the database."""
-    target = Store(settings.backup_dir)
-    return target.find(name) if name else target.latest(identity(settings))
-
-
-def verify(backup: str | Path | None = None, settings: Settings | None = None) -> Verified:
-    """Compare a backup with its manifest and read its archive to the end.
-
-    :param backup: a name or a path; without, the newest proven one.
-    """
-    settings = settings or Settings.load()
-    source = find_backup(settings, str(backup) if backup else None)
-    try:
-        store.check(source)
-        archive = recognise(source.path)
-        for _block in archive.blocks():
-            pass
-    except RepomError as error:
-        return Verified(source.name, (), (error.message,))
-    passed = tuple(v for v in ("complete", "sha256") if source.counts)
-    return Verified(source.name, passed, ())
-
-
-def prune(settings: Settings | None = None, *, keep: int | None = None) -> Pruned:
-    """Delete the backups of the configured database beyond the newest `keep`."""
-    settings = (settings or Settings.load()).having(keep=keep)
-    target = Store(settings.backup_dir)
-    with _locked(settings, target, "prune", settings.database):
-        return _prune(target, identity(settings), settings.keep, dry=settings.dry)
-
-
-def pin(backup: str, settings: Settings | None = None, *, off: bool = False) -> Backup:
-    """Keep a backup whatever prune says, or no longer."""
-    settings = settings or Settings.load()
-    target = Store(settings.backup_dir)
-    source = target.find(backup)
-    if not source.counts:
-        raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
-    return target.update(replace(source, pinned=not off))
-
-
-def _prune(target: Store, which: Identity, keep: int, *, dry: bool = False) -> Pruned:
-    staying, going = store.plan_prune(target.backups(which), keep)
-    deleted: list[tuple[Backup, str]] = []
-    for each in going:
-        try:
-            if not dry:
-                target.delete(each)
-            deleted.append((each, f"older than the newest {keep}"))
-        except CommandFailed as error:
-            log.warning("%s could not be deleted: %s", each.name, error)
-    return Pruned(tuple((b, "among the newest") for b in staying), tuple(deleted))
-
-
 # -- around every use case --------------------------------------------------------------
 
 
 @contextmanager
-def _locked(settings: Settings, target: Store, doing: str, *names: str) -> Iterator[None]:
+def locked(settings: Settings, target: Store, doing: str, *names: str) -> Iterator[None]:
     """Hold the locks of these databases, and clean up after runs that were killed."""
     if settings.dry:
         yield
@@ -471,7 +419,7 @@ def _locked(settings: Settings, target: Store, doing: str, *names: str) -> Itera
 
 
 @contextmanager
-def _aborting(database: Database) -> Iterator[None]:
+def aborting(database: Database) -> Iterator[None]:
     """On failure, leave nothing running in the server: ending the client of `docker exec`
     leaves the program in the container."""
     try:
@@ -483,5 +431,5 @@ def _aborting(database: Database) -> Iterator[None]:
         raise
 
 
-def _since(started: float) -> float:
+def since(started: float) -> float:
     return round(time.monotonic() - started, 3)

@@ -7,17 +7,19 @@ import logging
 import os
 import secrets
 import socket
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from invoke.exceptions import UnexpectedExit
-
-from ..errors import CommandFailed, Damaged, Refused, RepomError, Unreachable
-from . import programs, queries, script
+from ..errors import CommandFailed, Damaged, Refused, RepomError
+from . import queries, script
 from .archive import Archive, major
+from .client import Client
 from .commands import (
     ARCHIVE_FORMATS,
     Login,
@@ -25,13 +27,16 @@ from .commands import (
     psql_argv,
     restore_argv,
     restricts,
+    script_argv,
     vacuum_argv,
 )
-from .database import Facts, Kept
-from .failures import best_line, place, translated
-from .runner import SESSION, HostRunner, Result
+from .database import Facts, Kept, Survey
+from .failures import best_line
+from .runner import HostRunner
 
 log = logging.getLogger("repom")
+
+LARGE = 10_000_000  # bytes of an archive above which statistics are made in parallel
 
 
 class Postgres:
@@ -40,11 +45,9 @@ class Postgres:
     backend = "postgresql"
 
     def __init__(self, runner: HostRunner, login: Login, *, jobs: int = 1) -> None:
-        self.runner, self.login, self.jobs = runner, login, jobs
-        self.name = login.database
-        self._ask_password = not runner.trusted
-        self._psql_version = 0
-        self._server_major = 0
+        self.client = Client(runner, login)
+        self.runner, self.name, self.jobs = runner, login.database, jobs
+        self._found: dict[str, Any] = {}
 
     @property
     def via(self) -> str:
@@ -52,51 +55,22 @@ class Postgres:
 
     @property
     def where(self) -> str:
-        return place(self.login, self.runner)
+        return self.client.where
 
     @property
     def fallback(self) -> str:
         return self.runner.fallback
 
+    @property
+    def _maintenance(self) -> str:
+        """A database to stand in while another one is created or renamed."""
+        return "template1" if self.name == "postgres" else "postgres"
+
     # -- asking -------------------------------------------------------------------------
 
     def identify(self) -> Facts:
         """:raises Unreachable: no server, wrong login, unknown database, no programs."""
-        return self._facts(self._question(queries.IDENTIFY, self.name))
-
-    def existing(self) -> Facts | None:
-        try:
-            return self.identify()
-        except Unreachable as error:
-            if error.message.startswith("No database"):
-                return None
-            raise
-
-    def _question(self, query: str, database: str, **variables: Any) -> dict[str, Any]:
-        """Ask the first question, whose answer says which programs fit the server."""
-        if not self.runner.bin and self.via == "host":
-            self._find_programs()
-        lines = self._psql(query, database, probe=True, **variables).splitlines()
-        self._psql_version = int(lines[0])
-        answer: dict[str, Any] = json.loads(lines[1])
-        answer["system_identifier"] = lines[2] if len(lines) > 2 else None
-        self._server_major = answer["server_version_num"] // 10_000
-        if self.via == "host":
-            self.runner.bin = programs.fitting(self._server_major)
-        return answer
-
-    def _find_programs(self) -> None:
-        try:
-            self.runner.bin = programs.newest()
-        except Unreachable as error:
-            if not self.runner.fallback:
-                raise
-            raise Unreachable(
-                f"{self.runner.fallback}, and {error.message}",
-                f"Start the container with: invoke postgres.start. Or: {error.hint}",
-            ) from None
-
-    def _facts(self, answer: Mapping[str, Any]) -> Facts:
+        answer = self.client.first(queries.IDENTIFY, self.name)
         return Facts(
             server_version=answer["server_version"].split()[0],
             size=answer["size"],
@@ -105,113 +79,189 @@ class Postgres:
             extensions=answer["extensions"],
             roles=tuple(answer["roles"]),
             locale=answer["locale"],
+            migration=answer["migration"],
         )
+
+    def survey(self) -> Survey:
+        self._found = self.client.first(queries.SURVEY, self._maintenance, live=self.name)
+        return Survey(
+            exists=self._found["exists"],
+            size=self._found["size"] or 0,
+            system_identifier=self._found["system_identifier"],
+            kept=tuple(sorted(self._kept(), key=lambda k: k.created_at, reverse=True)),
+        )
+
+    def _kept(self) -> Iterator[Kept]:
+        for row, note in self._own("undo"):
+            when = datetime.fromisoformat(note["created_at"])
+            yield Kept(row["name"], self.name, when, row["size"] or 0)
+
+    def _own(self, kind: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """repom's own databases of this kind that belong to this database."""
+        for row in self._found["own"] or ():
+            with suppress(ValueError):
+                note = json.loads(row["comment"])
+                if note.get("kind") == kind and note.get("database") == self.name:
+                    yield row, note
 
     # -- dump ---------------------------------------------------------------------------
 
     def dump(self, file: BinaryIO, format: str) -> None:
-        zstd = self._server_major >= 16
-        conninfo = self._conninfo(self.name)
+        zstd = self.client.server_major >= 16
+        conninfo = self.client.conninfo(self.name)
         try:
-            self._client(dump_argv(conninfo, format, zstd=zstd), stdout=file)
+            self.client.run(dump_argv(conninfo, format, zstd=zstd), stdout=file)
         except CommandFailed as error:
+            if "lock timeout" in error.stderr:
+                raise self._blocked() from None
             if not (zstd and "does not support compression" in error.stderr):
                 raise
             file.seek(0)
             file.truncate()
-            self._client(dump_argv(conninfo, format, zstd=False), stdout=file)
+            self.client.run(dump_argv(conninfo, format, zstd=False), stdout=file)
+
+    def _blocked(self) -> Refused:
+        holders = self.client.query(queries.LOCKERS, self.name).splitlines()
+        who = ", ".join(holders) or "a session that has ended meanwhile"
+        return Refused(f"A table of {self.name} is locked by {who}", "End it, then try again")
+
+    def read(self, archive: Archive) -> None:
+        """Read an archive to its end without restoring it.
+
+        :raises Damaged: it cannot be read.
+        :raises RepomError: there is no program to read it with.
+        """
+        if archive.kind == "custom":
+            self.survey()
+            self.client.run_on_file(script_argv(owner=True, to="/dev/null"), archive.path)
+        else:
+            for _piece in script.for_psql(archive.blocks(), trusted=True, restricts=True):
+                pass
 
     # -- load ---------------------------------------------------------------------------
 
-    def load(self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool) -> str:
-        obstacles = self._question(queries.OBSTACLES, self._maintenance, live=self.name)
-        refuse(obstacles, archive, facts, owner=owner)
-        self._check_format(archive)
+    def load(
+        self,
+        archive: Archive,
+        facts: Mapping[str, Any] | None,
+        *,
+        owner: bool = True,
+        replacing: bool = True,
+    ) -> str:
+        self._refuse(archive, facts, owner=owner, replacing=replacing)
         scratch = own_name("scratch")
-        locale = json.dumps((facts or {}).get("locale") or {})
-        comment = describe("scratch", self.name, self.runner.session)
-        self._psql(
+        self.client.query(
             queries.CREATE,
             self._maintenance,
             live=self.name,
             scratch=scratch,
-            locale=locale,
-            comment=comment,
+            locale=json.dumps((facts or {}).get("locale") or {}),
+            comment=describe("scratch", self.name, self.runner.session),
         )
         try:
             self._fill(scratch, archive, trusted=facts is not None, owner=owner)
-            self._check(scratch, facts)
-            self._finish(scratch)
+            self._finish(scratch, archive, facts)
         except BaseException:
-            self._abandon(scratch)
+            self.abort()
+            self.discard(scratch)
             raise
         return scratch
 
+    def _refuse(
+        self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool, replacing: bool
+    ) -> None:
+        """:raises Refused: names what the archive needs and the server lacks."""
+        refuse_server(self._found)
+        refuse_needs(self._found, archive, facts or {}, owner=owner)
+        if replacing:
+            refuse_holders(self._found)
+        self._check_format(archive)
+
     def _check_format(self, archive: Archive) -> None:
-        readable = ARCHIVE_FORMATS.get(self._server_major, (1, 16))
-        if archive.format and archive.format > readable and self.via == "docker":
+        readable = ARCHIVE_FORMATS.get(self.client.server_major, (1, 16))
+        if archive.format and archive.format > readable:
             raise Refused(
-                f"The archive was written by pg_dump {archive.tool}, and the container's "
-                f"pg_restore {self._server_major} cannot read it",
+                f"The archive was written by pg_dump {archive.tool}, which the server's "
+                f"version {self.client.server_major} cannot read",
                 f"Restore it into PostgreSQL {major(archive.tool)} or newer",
             )
 
     def _fill(self, scratch: str, archive: Archive, *, trusted: bool, owner: bool) -> None:
-        conninfo = self._conninfo(scratch)
+        conninfo = self.client.conninfo(scratch)
         if archive.kind == "custom":
             argv = restore_argv(conninfo, jobs=self.jobs, owner=owner)
-            with translated(self.login, self.runner):
-                self.runner.run_on_file(argv, archive.path, env=self._env())
-            return
-        self._run_script(archive, conninfo, trusted=trusted)
+            self.client.run_on_file(argv, archive.path)
+        else:
+            known = restricts(self.client.psql_version)
+            blocks = script.for_psql(archive.blocks(), trusted=trusted, restricts=known)
+            self._run_gated(scratch, blocks)
 
-    def _run_script(self, archive: Archive, conninfo: str, *, trusted: bool) -> None:
+    def _run_gated(self, database: str, blocks: Iterable[bytes]) -> None:
         """The end of a stream is no success: psql takes it for the end of the data. What
         counts is the answer to the SELECT behind the COMMIT, which is sent last."""
-        known = restricts(self._psql_version)
         nonce = secrets.token_hex(16)
-        blocks = script.for_psql(archive.blocks(), trusted=trusted, restricts=known)
-        argv = psql_argv(conninfo, {})
+        argv = psql_argv(self.client.conninfo(database), {})
+        known = restricts(self.client.psql_version)
         try:
-            said = self._client(argv, stdin=gated(blocks, nonce, known)).stdout
+            said = self.client.run(argv, stdin=gated(blocks, nonce, known)).stdout
         except CommandFailed as error:
             if nonce not in error.stderr:
                 raise
             said = ""  # a quote that was left open took our SELECT for its text
-        if nonce not in said[-200:] and not self._dry:
+        if nonce not in said[-200:] and not self.client.dry:
             raise Damaged("The SQL script ends in the middle of a statement", "Nothing was changed")
 
-    def _check(self, scratch: str, facts: Mapping[str, Any] | None) -> None:
-        count = int(self._psql(queries.COUNT, scratch) or 0)
-        expected = (facts or {}).get("tables")
-        if expected is None and count == 0 and not self._dry:
-            raise CommandFailed("The file was loaded and left no table", "Nothing was changed")
-        if expected is not None and count != expected and not self._dry:
-            raise CommandFailed(
-                f"The backup holds {expected} tables, and {count} were restored",
-                "Nothing was changed",
-            )
-
-    def _finish(self, scratch: str) -> None:
-        """Statistics for the planner, and what belonged to the old database."""
-        self._client(vacuum_argv(self._conninfo(scratch), jobs=self.jobs))
-        said = self._script(
-            queries.PROPERTIES, self._maintenance, live=self.name, scratch=scratch
-        ).stderr
-        for line in said.splitlines():
+    def _finish(self, scratch: str, archive: Archive, facts: Mapping[str, Any] | None) -> None:
+        """Statistics for the planner, what belonged to the old database, and the check."""
+        large = archive.path.stat().st_size > LARGE
+        if large:
+            self.client.run(vacuum_argv(self.client.conninfo(scratch), jobs=self.jobs))
+        analyze = "" if large else "ANALYZE;\n"
+        query = queries.COUNT + analyze + queries.PROPERTIES
+        done = self.client.script(query, scratch, live=self.name, scratch=scratch)
+        for line in done.stderr.splitlines():
             if "ERROR:" in line:
                 log.warning("Not carried over to the restored database: %s", best_line(line))
+        if not self.client.dry:
+            check_count(int(done.stdout.split()[0]), facts)
+
+    def rows(self, scratch: str) -> dict[str, int]:
+        """Rows of each table of a scratch database."""
+        lines = self.client.query(queries.ROWS, scratch).splitlines()
+        return {name: int(count) for name, _, count in (x.rpartition("|") for x in lines)}
+
+    def load_in_place(
+        self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool = True
+    ) -> None:
+        """Replace the contents in one transaction, for a user who may not create a
+        database. Others wait for its locks meanwhile, and nothing is kept for an undo."""
+        self._check_format(archive)
+        with self._as_script(archive, owner) as text:
+            known = restricts(self.client.psql_version)
+            blocks = script.for_psql(text.blocks(), trusted=facts is not None, restricts=known)
+            expected = (facts or {}).get("tables")
+            end = queries.EXPECT.format(tables=-1 if expected is None else int(expected))
+            self._run_gated(self.name, chain([queries.EMPTY.encode()], blocks, [end.encode()]))
+        self.client.query("ANALYZE;\n", self.name)
+
+    @contextmanager
+    def _as_script(self, archive: Archive, owner: bool) -> Iterator[Archive]:
+        """The archive as plain SQL: a private file on this host while it is needed."""
+        if archive.kind == "plain":
+            yield archive
+            return
+        with tempfile.NamedTemporaryFile(prefix="repom-", suffix=".sql") as file:
+            self.client.run_on_file(script_argv(owner=owner), archive.path, stdout=file)
+            yield Archive(Path(file.name), "plain")
 
     # -- swap ---------------------------------------------------------------------------
 
-    def swap(self, scratch: str) -> str | None:
+    def swap(self, scratch: str, *, keep: int) -> str | None:
         kept = own_name("undo")
-        names = {"live": self.name, "kept": kept, "scratch": scratch}
-        names["description"] = describe("undo", self.name, self.runner.session)
         evictor = threading.Thread(target=self._evict, args=(kept,), daemon=True)
         evictor.start()
         try:
-            answer = self._psql(queries.SWAP, self._maintenance, probe=False, **names)
+            answer = self._rename(scratch, kept, keep)
         except CommandFailed as error:
             if "being accessed by other users" in error.stderr:
                 raise Refused(
@@ -220,11 +270,25 @@ class Postgres:
             raise
         finally:
             self._stop(evictor)
-        return kept if answer.strip() == "1" else None
+        replaced = answer.split()[:1] == ["1"]
+        return kept if replaced and keep else None
+
+    def _rename(self, scratch: str, kept: str, keep: int) -> str:
+        description = describe("undo", self.name, self.runner.session)
+        return self.client.query(
+            queries.SWAP,
+            self._maintenance,
+            live=self.name,
+            kept=kept,
+            scratch=scratch,
+            description=description,
+            described=description.partition(' "created_at"')[0],
+            keep=str(keep),
+        )
 
     def _evict(self, kept: str) -> None:
         with suppress(RepomError):
-            self._psql(queries.EVICT, self._maintenance, live=self.name, kept=kept)
+            self.client.query(queries.EVICT, self._maintenance, live=self.name, kept=kept)
 
     def _stop(self, evictor: threading.Thread) -> None:
         evictor.join(0.5)
@@ -232,87 +296,24 @@ class Postgres:
             self.abort()
             evictor.join(5)
 
+    # -- cleaning up --------------------------------------------------------------------
+
     def discard(self, scratch: str) -> None:
         with suppress(RepomError):
-            self._psql(queries.DROP, self._maintenance, scratch=scratch)
-
-    def _abandon(self, scratch: str) -> None:
-        self.abort()
-        self.discard(scratch)
-
-    def kept(self) -> list[Kept]:
-        found = [
-            Kept(name, self.name, datetime.fromisoformat(note["created_at"]), size)
-            for name, note, size, _busy in self._own("undo")
-        ]
-        return sorted(found, key=lambda each: each.created_at, reverse=True)
+            self.client.query(queries.DROP, self._maintenance, scratch=scratch)
 
     def sweep(self) -> None:
-        for name, note, _size, busy in self._own("scratch"):
-            if not busy and is_dead(note):
-                log.info("Removing %s, left behind by an earlier run", name)
-                self.discard(name)
+        for row, note in self._own("scratch"):
+            if not row["busy"] and is_dead(note):
+                log.info("Removing %s, left behind by an earlier run", row["name"])
+                self.discard(row["name"])
 
     def abort(self) -> None:
         with suppress(RepomError):
-            self._psql(queries.ABORT, self._maintenance, session=self.runner.session)
-
-    def _own(self, kind: str) -> Iterator[tuple[str, dict[str, Any], int, bool]]:
-        """repom's own databases of this kind that belong to this database."""
-        for line in self._psql(queries.OWN, self._maintenance, probe=True).splitlines():
-            row = json.loads(line)
-            with suppress(ValueError):
-                note = json.loads(row["comment"])
-                if note.get("kind") == kind and note.get("database") == self.name:
-                    yield row["name"], note, row["size"] or 0, row["busy"]
+            self.client.query(queries.ABORT, self._maintenance, session=self.runner.session)
 
     def shell(self) -> int:
-        """psql on the terminal; returns its exit status."""
-        if self.via == "host":
-            self._find_programs()
-        argv = ["psql", "-d", self._conninfo(self.name)]
-        return self.runner.interactive(argv, {"PGPASSWORD": self.login.password or ""})
-
-    # -- running programs ---------------------------------------------------------------
-
-    @property
-    def _maintenance(self) -> str:
-        """A database to stand in while another one is created or renamed."""
-        return "template1" if self.name == "postgres" else "postgres"
-
-    @property
-    def _dry(self) -> bool:
-        return bool(self.runner.context.config.run.dry)
-
-    def _conninfo(self, database: str) -> str:
-        return self.login.conninfo(database, local=self.via == "docker")
-
-    def _env(self) -> dict[str, str]:
-        """Variables for libpq. A container that trusts its local connections gets no
-        password; one that does not has said so by now."""
-        password = self.login.password if self._ask_password else None
-        return {"PGOPTIONS": SESSION, **({"PGPASSWORD": password} if password else {})}
-
-    def _psql(self, query: str, database: str, *, probe: bool = False, **variables: Any) -> str:
-        return str(self._script(query, database, probe=probe, **variables).stdout)
-
-    def _script(
-        self, query: str, database: str, *, probe: bool = False, **variables: Any
-    ) -> Result:
-        argv = psql_argv(self._conninfo(database), variables)
-        return self._client(argv, stdin=[query.encode()], dry=False if probe else None)
-
-    def _client(self, argv: list[str], **how: Any) -> Result:
-        """Run a client program; a password is sent when the server turns out to want one."""
-        with translated(self.login, self.runner):
-            try:
-                return self.runner.run(argv, env=self._env(), **how)
-            except UnexpectedExit as error:
-                wanted = "no password supplied" in error.result.stderr
-                if not (wanted and self.login.password and not self._ask_password):
-                    raise
-                self._ask_password = True
-                return self.runner.run(argv, env=self._env(), **how)
+        return self.client.shell()
 
 
 def gated(blocks: Iterable[bytes], nonce: str, known: bool) -> Iterator[bytes]:
@@ -356,42 +357,57 @@ def is_dead(note: Mapping[str, Any]) -> bool:
     return False
 
 
-def refuse(
-    obstacles: Mapping[str, Any],
-    archive: Archive,
-    facts: Mapping[str, Any] | None,
-    *,
-    owner: bool,
-) -> None:
-    """Compare what the archive needs with what the server has, before anything is made.
-
-    :raises Refused: names what is missing or in the way.
-    """
-    facts = facts or {}
-    if obstacles["recovery"]:
-        raise Refused(
-            "The server is a standby, which cannot be written to", "Restore on its primary"
+def check_count(count: int, facts: Mapping[str, Any] | None) -> None:
+    """:raises CommandFailed: other tables were loaded than were backed up, or none."""
+    expected = (facts or {}).get("tables")
+    if expected is None and count == 0:
+        raise CommandFailed("The file was loaded and left no table", "Nothing was changed")
+    if expected is not None and count != expected:
+        raise CommandFailed(
+            f"The backup holds {expected} tables, and {count} were restored", "Nothing was changed"
         )
-    if not obstacles["may_create"]:
+
+
+def refuse_server(found: Mapping[str, Any]) -> None:
+    """:raises Refused: nothing can be created on this server, or not by this user."""
+    if found["recovery"]:
+        raise Refused("The server is a standby, which takes no writes", "Restore on its primary")
+    if not found["may_create"]:
         raise Refused(
             "This user may not create a database, and a restore loads a new one first",
-            "ALTER ROLE … CREATEDB as a superuser",
+            "Let a superuser run ALTER ROLE … CREATEDB, or add --in-place",
         )
-    missing = sorted(set(facts.get("extensions") or {}) - set(obstacles["extensions"] or ()))
+    if found["is_owner"] is False:
+        raise Refused(
+            "The database belongs to another user, so this one may not replace it",
+            "Restore as its owner, or with --into a new name",
+        )
+
+
+def refuse_needs(
+    found: Mapping[str, Any], archive: Archive, facts: Mapping[str, Any], *, owner: bool
+) -> None:
+    """:raises Refused: the server lacks extensions or roles of the backup."""
+    missing = sorted(set(facts.get("extensions") or {}) - set(found["available"] or ()))
     if missing:
         raise Refused(
             f"The server lacks extensions of the backup: {', '.join(missing)}", "Install them first"
         )
-    absent = sorted(set(facts.get("roles") or ()) - set(obstacles["roles"] or ()))
+    absent = sorted(set(facts.get("roles") or ()) - set(found["roles"] or ()))
     if absent and owner and archive.kind == "custom":
         raise Refused(
             f"The server lacks roles of the backup: {', '.join(absent)}",
             "Create them, or add --no-owner",
         )
+
+
+def refuse_holders(found: Mapping[str, Any]) -> None:
+    """:raises Refused: something would hold the old database's name; lists it."""
     for key, what in (
         ("sessions", "Sessions that this user may not end are open"),
         ("prepared", "Prepared transactions are open"),
         ("slots", "Replication slots are active"),
+        ("subscriptions", "Subscriptions are enabled"),
     ):
-        if obstacles[key]:
-            raise Refused(f"{what}: {', '.join(obstacles[key])}", "End them, then restore again")
+        if found[key]:
+            raise Refused(f"{what}: {', '.join(found[key])}", "End them, then restore again")

@@ -30,7 +30,14 @@ LOCALE = """json_strip_nulls(json_build_object(
 
 #: Connected to the database itself. Three lines: psql's version, facts, system identifier.
 IDENTIFY = f"""\\echo :VERSION_NUM
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('alembic_version')
+  AND attname = 'version_num' AND has_table_privilege(attrelid, 'select')) AS alembic \\gset
+\\set migration ''
+\\if :alembic
+SELECT string_agg(version_num, ',') AS migration FROM alembic_version \\gset
+\\endif
 SELECT json_build_object(
+  'migration', nullif(:'migration', ''),
   'server_version', current_setting('server_version'),
   'server_version_num', current_setting('server_version_num')::int,
   'size', pg_database_size(d.oid), 'tables', {TABLES}, 'locale', {LOCALE},
@@ -43,24 +50,41 @@ SELECT system_identifier FROM pg_control_system();
 \\endif
 """
 
-#: Connected to the maintenance database. What stands in the way of replacing `live`.
-OBSTACLES = """\\echo :VERSION_NUM
+#: Databases of repom's own, by the JSON in their comment.
+OWN = """(SELECT json_agg(json_build_object('name', d.datname,
+    'comment', shobj_description(d.oid, 'pg_database'),
+    'size', CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) END,
+    'busy', EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)))
+  FROM pg_database d WHERE d.datname ~ '^repom_[a-z]+_[0-9a-f]{8}$'
+    AND shobj_description(d.oid, 'pg_database') LIKE '{%')"""
+
+#: Sessions on `live` that this user may not end, so that the swap would wait in vain.
+FIRM = """(SELECT json_agg(format('%s (%s, %s)', a.pid, a.usename, a.application_name))
+    FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid, pg_roles me
+    WHERE a.datname = :'live' AND me.rolname = current_user AND NOT me.rolsuper AND (r.rolsuper
+      OR NOT (pg_has_role(r.oid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))))"""
+
+#: Connected to the maintenance database, before anything is touched: what there is and
+#: what stands in the way of replacing `live`. Lines as of `IDENTIFY`.
+SURVEY = f"""\\echo :VERSION_NUM
 SELECT json_build_object(
+  'server_version', current_setting('server_version'),
   'server_version_num', current_setting('server_version_num')::int,
   'exists', EXISTS (SELECT FROM pg_database WHERE datname = :'live'),
+  'size', (SELECT CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) END
+           FROM pg_database WHERE datname = :'live'),
+  'own', {OWN},
   'may_create', (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user),
+  'is_owner', (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = :'live'),
   'recovery', pg_is_in_recovery(),
   'roles', (SELECT json_agg(rolname) FROM pg_roles),
-  'extensions', (SELECT json_agg(name) FROM pg_available_extensions),
+  'available', (SELECT json_agg(name) FROM pg_available_extensions),
   'prepared', (SELECT json_agg(gid) FROM pg_prepared_xacts WHERE database = :'live'),
   'slots', (SELECT json_agg(slot_name) FROM pg_replication_slots
             WHERE database = :'live' AND active),
-  'sessions', (SELECT json_agg(format('%s (%s, %s)', a.pid, a.usename, a.application_name))
-    FROM pg_stat_activity a WHERE a.datname = :'live' AND a.usesysid IS NOT NULL
-    AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-    AND ((SELECT rolsuper FROM pg_roles r WHERE r.oid = a.usesysid)
-      OR NOT (pg_has_role(a.usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))))
-);
+  'subscriptions', (SELECT json_agg(subname) FROM pg_subscription s
+            JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = :'live' AND s.subenabled),
+  'sessions', {FIRM});
 SELECT has_function_privilege('pg_control_system()', 'execute') AS allowed \\gset
 \\if :allowed
 SELECT system_identifier FROM pg_control_system();
@@ -92,6 +116,66 @@ SELECT 'created';
 """.replace("LOCALE FROM", f"{LOCALE} FROM")
 
 COUNT = f"SELECT {TABLES};\n"
+
+#: Rows of each table, as lines of name and number.
+ROWS = """SELECT format('SELECT %L, count(*) FROM %I.%I', n.nspname || '.' || c.relname,
+    n.nspname, c.relname)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'm') AND c.relispopulated AND n.nspname !~ '^pg_'
+    AND n.nspname <> 'information_schema'
+\\gexec
+"""
+
+#: Everything in the database goes, in the transaction that loads the new contents. The
+#: schema public is made again as initdb makes it, since pg_dump takes it for granted.
+EMPTY = """SET LOCAL lock_timeout = '30s';
+SET LOCAL client_min_messages = warning;
+DO $$
+DECLARE thing text;
+BEGIN
+  FOR thing IN
+    SELECT format('DROP EVENT TRIGGER %I', evtname) FROM pg_event_trigger
+    UNION ALL SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
+    UNION ALL SELECT format('DROP FOREIGN DATA WRAPPER IF EXISTS %I CASCADE', fdwname)
+      FROM pg_foreign_data_wrapper
+    UNION ALL SELECT format('DROP SCHEMA IF EXISTS %I CASCADE', nspname) FROM pg_namespace
+      WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+    UNION ALL SELECT format('DROP EXTENSION IF EXISTS %I CASCADE', extname) FROM pg_extension
+      WHERE extname <> 'plpgsql'
+    UNION ALL SELECT format('SELECT lo_unlink(%s)', oid) FROM pg_largeobject_metadata
+  LOOP
+    EXECUTE thing;
+  END LOOP;
+END $$;
+CREATE SCHEMA public;
+DO $$ BEGIN
+  IF current_setting('server_version_num')::int >= 150000 THEN
+    ALTER SCHEMA public OWNER TO pg_database_owner;
+    GRANT USAGE ON SCHEMA public TO PUBLIC;
+  ELSE
+    GRANT ALL ON SCHEMA public TO PUBLIC;
+  END IF;
+END $$;
+COMMENT ON SCHEMA public IS 'standard public schema';
+"""
+
+#: Ends a load in place unless it made as many tables as it should, -1 for any.
+EXPECT = f"""
+DO $$ DECLARE found bigint := {TABLES}; expected bigint := {{tables}};
+BEGIN
+  IF found <> expected AND (expected >= 0 OR found = 0) THEN
+    RAISE EXCEPTION 'the backup holds % tables, and % were restored', expected, found;
+  END IF;
+END $$;
+"""
+
+#: Who holds locks on tables of this database that keep a dump out.
+LOCKERS = """SELECT DISTINCT format('process %s (%s, %s, %s)', a.pid, a.usename,
+    a.application_name, a.state)
+  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+  WHERE l.locktype = 'relation' AND l.granted AND l.mode = 'AccessExclusiveLock'
+    AND a.datname = current_database();
+"""
 
 #: What belongs to the old database and not to its contents. A statement that this user
 #: may not run is a warning, so psql goes on after an error.
@@ -137,6 +221,13 @@ SELECT format('COMMENT ON DATABASE %I IS %L', :'kept', :'description')
 SELECT format('ALTER DATABASE %I RENAME TO %I', :'scratch', :'live') \\gexec
 COMMIT;
 SELECT count(*) FROM pg_database WHERE datname = :'kept';
+\\set ON_ERROR_STOP off
+SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
+  WHERE datname ~ '^repom_undo_[0-9a-f]{8}$'
+    AND starts_with(shobj_description(oid, 'pg_database'), :'described')
+  ORDER BY substring(shobj_description(oid, 'pg_database') from '"created_at": "([^"]+)"') DESC
+  OFFSET :keep
+\\gexec
 """
 
 #: The second session of a swap. A pool that reconnects must not win the race, so it goes
@@ -162,15 +253,6 @@ END $$;
 """
 
 DROP = """SELECT format('DROP DATABASE IF EXISTS %I WITH (FORCE)', :'scratch') \\gexec
-"""
-
-#: Databases of repom's own for `live`, by the JSON in their comment.
-OWN = """SELECT json_build_object('name', d.datname,
-    'comment', shobj_description(d.oid, 'pg_database'),
-    'size', CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) END,
-    'busy', EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid))
-  FROM pg_database d WHERE d.datname ~ '^repom_[a-z]+_[0-9a-f]{8}$'
-    AND shobj_description(d.oid, 'pg_database') LIKE '{%';
 """
 
 #: What this run still has going on in the server, also when its clients are gone.

@@ -211,10 +211,15 @@ class HostRunner:
         return self._execute(command, env or {}, stdin, stdout, timeout, warn, dry)
 
     def run_on_file(
-        self, argv: Sequence[str], path: Path, *, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        path: Path,
+        *,
+        stdout: BinaryIO | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Result:
         """Run a program with `path` as its last argument, readable where it runs."""
-        return self.run([*argv, str(path)], env=env)
+        return self.run([*argv, str(path)], stdout=stdout, env=env)
 
     def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         """Run a program on this terminal and return its exit status."""
@@ -305,7 +310,12 @@ class DockerRunner(HostRunner):
         return result
 
     def run_on_file(
-        self, argv: Sequence[str], path: Path, *, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        path: Path,
+        *,
+        stdout: BinaryIO | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Result:
         """Bring the file in, compare its size, run, and remove it, in one `docker exec`.
 
@@ -321,7 +331,7 @@ class DockerRunner(HostRunner):
         )
         wrapped = ["sh", "-c", script, str(path.stat().st_size), *argv]
         with path.open("rb") as file:
-            return self.run(wrapped, stdin=file, env=env)
+            return self.run(wrapped, stdin=file, stdout=stdout, env=env)
 
     def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         env = dict(env or {})

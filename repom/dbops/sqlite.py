@@ -13,6 +13,7 @@ import secrets
 import shutil
 import sqlite3
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -22,11 +23,12 @@ from typing import Any, BinaryIO
 
 from ..errors import CommandFailed, Damaged, NotFound, Refused
 from .archive import HINT, SQLITE, Archive, compressor
-from .database import Facts, Kept
+from .database import Facts, Kept, Survey
 from .files import BLOCK, create_private, remove, sync, sync_file, sync_folder
 from .runner import HostRunner
 
 BUSY = 0.2  # seconds that SQLite itself waits for a lock, between two looks at the clock
+FLOOR = 1 << 28  # bytes of free space
 PATIENCE = 5.0  # seconds that repom waits for one
 STEP = 1 << 19  # bytes copied between two looks; less than SQLite's cache, so that
 # nothing of a restore reaches the file before the old data have been kept
@@ -64,15 +66,16 @@ class Sqlite:
         if not self.path.stat().st_size:
             raise CommandFailed(f"{self.name} is empty: there is nothing to back up")
         with self._opened() as live:
-            return Facts(sqlite3.sqlite_version, self.path.stat().st_size, count_tables(live))
+            return Facts(
+                server_version=sqlite3.sqlite_version,
+                size=self.path.stat().st_size,
+                tables=count_tables(live),
+                migration=migration(live),
+            )
 
-    def existing(self) -> Facts | None:
-        try:
-            return self.identify()
-        except NotFound:
-            return None
-        except CommandFailed:  # damaged or empty: what a restore is for
-            return Facts(sqlite3.sqlite_version, self.path.stat().st_size, 0)
+    def survey(self) -> Survey:
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        return Survey(self.path.is_file(), size, None, tuple(self._kept()))
 
     def dump(self, file: BinaryIO, format: str) -> None:
         copy = Path(f"{file.name}.copy.partial")
@@ -87,39 +90,63 @@ class Sqlite:
         finally:
             copy.unlink(missing_ok=True)
 
-    def load(self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool) -> str:
+    def read(self, archive: Archive) -> None:
+        with tempfile.TemporaryDirectory(prefix="repom-") as folder:
+            self._unpack(archive, Path(folder, "copy"))
+
+    def load(
+        self,
+        archive: Archive,
+        facts: Mapping[str, Any] | None,
+        *,
+        owner: bool = True,
+        replacing: bool = True,
+    ) -> str:
         """Unpack the backup beside the live file and check it there."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self._beside("scratch", f"{secrets.token_hex(4)}.{os.getpid()}")
         try:
-            with create_private(scratch) as out:
-                for block in archive.blocks():
-                    out.write(block)
-                sync(out)
-            check(scratch, archive.path.name, "integrity_check")
+            self._unpack(archive, scratch)
         except BaseException:
             remove_database(scratch)
             raise
         return str(scratch)
 
-    def swap(self, scratch: str) -> str | None:
+    def _unpack(self, archive: Archive, path: Path) -> None:
+        with create_private(path) as out:
+            for block in archive.blocks():
+                check_space(path.parent)
+                out.write(block)
+            sync(out)
+        check(path, archive.path.name, "integrity_check")
+
+    def load_in_place(
+        self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool = True
+    ) -> None:
+        self.swap(self.load(archive, facts), keep=1)
+
+    def rows(self, scratch: str) -> dict[str, int]:
+        with closing(connect(Path(scratch))) as copy:
+            names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            count = 'SELECT count(*) FROM "{}"'
+            quoted = {n: n.replace('"', '""') for (n,) in names}
+            return {n: copy.execute(count.format(q)).fetchone()[0] for n, q in quoted.items()}
+
+    def swap(self, scratch: str, *, keep: int) -> str | None:
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
         kept = self._beside("undo", f"{now}_{secrets.token_hex(4)}")
-        if not self._is_database():
-            return self._rename_in(Path(scratch), kept)
-        try:
-            with self._opened() as live:
-                self._replace(live, Path(scratch), kept)
-        except BaseException:
-            remove_database(kept)
-            raise
-        remove_database(Path(scratch))
-        return str(kept)
+        if self._is_database():
+            self._replace(Path(scratch), kept)
+        else:
+            self._rename_in(Path(scratch), kept)
+        for old in self._kept()[keep:]:
+            remove_database(Path(old.name))
+        return str(kept) if keep and kept.exists() else None
 
     def discard(self, scratch: str) -> None:
         remove_database(Path(scratch))
 
-    def kept(self) -> list[Kept]:
+    def _kept(self) -> list[Kept]:
         found = []
         for path in self.path.parent.glob(f".{escaped(self.path.name)}.repom_undo_*"):
             stamp = re.fullmatch(r".*\.repom_undo_(\d{8}T\d{12}Z)_[0-9a-f]{8}", path.name)
@@ -158,33 +185,40 @@ class Sqlite:
             return True
         return False
 
-    def _rename_in(self, scratch: Path, kept: Path) -> str | None:
+    def _rename_in(self, scratch: Path, kept: Path) -> None:
         """For a file that is missing or no database, which nobody can have open. Its side
         files go with it: a stale WAL would be played into the new file."""
-        existed = self.path.exists()
-        for suffix in SIDE_FILES:
+        for suffix in ("", *SIDE_FILES):
             with suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").replace(f"{kept}{suffix}")
-        if existed:
-            self.path.replace(kept)
         scratch.replace(self.path)
         sync_folder(self.path.parent)
-        return str(kept) if existed else None
 
-    def _replace(self, live: sqlite3.Connection, scratch: Path, kept: Path) -> None:
-        with closing(connect(scratch)) as new:
-            adapt_page_size(new, live)
-            wal = live.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-            # Opened before and closed after SQLite's own: closing any descriptor of the
-            # file ends every lock that this process has on it.
-            with self.path.open("rb") as raw:
-                keep = (lambda: copy_wal(self.path, kept)) if wal else (lambda: copy_raw(raw, kept))
-                try:
-                    copy_pages(new, live, first=keep)
-                finally:
-                    live.close()
-        with suppress(sqlite3.Error), closing(connect(self.path)) as checkpoint:
-            checkpoint.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def _replace(self, scratch: Path, kept: Path) -> None:
+        try:
+            with self._opened() as live, closing(connect(scratch)) as new:
+                self._copy_in(new, live, kept)
+        except BaseException:
+            remove_database(kept)
+            raise
+        remove_database(scratch)
+        with suppress(sqlite3.Error), closing(connect(self.path)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _copy_in(self, new: sqlite3.Connection, live: sqlite3.Connection, kept: Path) -> None:
+        adapt_page_size(new, live)
+        wal = live.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        # Opened before and closed after SQLite's own: closing any descriptor of the file
+        # ends every lock that this process has on it.
+        with self.path.open("rb") as raw:
+            try:
+                copy_pages(
+                    new,
+                    live,
+                    first=lambda: copy_wal(self.path, kept) if wal else copy_raw(raw, kept),
+                )
+            finally:
+                live.close()
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -300,6 +334,24 @@ def count_tables(database: sqlite3.Connection) -> int:
         " WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
     )
     return int(database.execute(query).fetchone()[0])
+
+
+def migration(database: sqlite3.Connection) -> str | None:
+    """Alembic's revision, when there is one."""
+    with suppress(sqlite3.Error):
+        rows = database.execute("SELECT version_num FROM alembic_version").fetchall()
+        return ",".join(str(number) for (number,) in rows) or None
+    return None
+
+
+def check_space(folder: Path) -> None:
+    """Stop before the disk is full: a small file can unpack to any size.
+
+    :raises CommandFailed: less than 5 % of the disk is free, and less than 256 MB.
+    """
+    usage = shutil.disk_usage(folder)
+    if usage.free < min(FLOOR, usage.total // 20):
+        raise CommandFailed(f"The disk of {folder} is full", "Free some space, then try again")
 
 
 def remove_database(path: Path) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -24,6 +26,8 @@ from filelock import FileLock, Timeout
 
 from ..errors import CommandFailed, Damaged, NotFound, Refused, SettingsError
 from .files import create_private, make_private_folder, remove, sha256, sync, sync_folder
+
+log = logging.getLogger("repom")
 
 EXTENSIONS = {"custom": "dump", "plain": "sql.gz", "sqlite": "sqlite3.zst"}
 TIME = "%Y%m%dT%H%M%SZ"
@@ -154,6 +158,16 @@ class Store:
         finally:
             with suppress(OSError):
                 remove(partial)
+
+    def check_space(self, needed: int) -> None:
+        """:raises Refused: the disk has less room than the last backup took, in bytes."""
+        make_private_folder(self.folder)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise Refused(
+                f"{self.folder} has {free} bytes free, and the last backup took {needed}",
+                "Free some space, or set REPOM_BACKUP_DIR to another disk",
+            )
 
     def publish(self, file: BinaryIO, backup: Backup) -> Backup:
         """Give the whole, checked file its name, with a manifest; both are on the disk
@@ -383,14 +397,64 @@ def check(backup: Backup) -> None:
             )
 
 
-def plan_prune(backups: Iterable[Backup], keep: int) -> tuple[list[Backup], list[Backup]]:
-    """Which of one database's backups stay and which go, newest first.
+@dataclass(frozen=True)
+class Pruned:
+    """Which backups of a database stay and which go, each with its reason."""
 
-    Only proven ones count and only proven ones go; pinned ones stay on top of `keep`; at
-    least one stays.
+    kept: tuple[tuple[Backup, str], ...]
+    deleted: tuple[tuple[Backup, str], ...]
+
+
+def plan_prune(backups: Iterable[Backup], *, keep: int | None, days: int | None = None) -> Pruned:
+    """Decide over one database's backups, given newest first.
+
+    Only proven ones go; pinned ones stay on top of `keep`; at least one proven one stays.
+
+    :param keep: how many stay; ``None`` when only age counts.
+    :param days: how many days old one must be to go, counted from the newest backup and
+        not from the clock, which may be wrong. With `keep`, both must agree.
     """
-    counted = [b for b in backups if b.counts and not b.pinned]
-    return counted[: max(1, keep)], counted[max(1, keep) :]
+    kept: list[tuple[Backup, str]] = []
+    gone: list[tuple[Backup, str]] = []
+    counted = [b for b in backups if b.counts]
+    rank = 0
+    for each in counted:
+        old = (counted[0].created_at - each.created_at).total_seconds() >= (days or 0) * 86400
+        if each.pinned:
+            kept.append((each, "pinned"))
+            continue
+        rank += 1
+        if rank <= max(1, keep or 1):
+            kept.append((each, f"among the newest {max(1, keep or 1)}"))
+        elif days is not None and not old:
+            kept.append((each, f"younger than {days} days"))
+        else:
+            why = [f"not among the newest {keep}"] if keep else []
+            why += [f"older than {days} days"] if days is not None else []
+            gone.append((each, " and ".join(why)))
+    return Pruned(tuple(kept), tuple(gone))
+
+
+def prune(
+    target: Store,
+    which: Identity,
+    *,
+    keep: int | None,
+    days: int | None = None,
+    dry: bool = False,
+) -> Pruned:
+    """Delete what `plan_prune` says. One that cannot be deleted does not stop the others;
+    it is told in a warning, and is not among the deleted ones."""
+    plan = plan_prune(target.backups(which), keep=keep, days=days)
+    deleted = []
+    for backup, reason in plan.deleted:
+        try:
+            if not dry:
+                target.delete(backup)
+            deleted.append((backup, reason))
+        except CommandFailed as error:
+            log.warning("%s could not be deleted: %s", backup.name, error)
+    return Pruned(plan.kept, tuple(deleted))
 
 
 def is_plain_file(path: Path) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 
 from invoke import Collection, Context
 
-from ..dbops import operations
+from ..dbops import operations, upkeep
 from ..dbops.operations import Plan, Restored
 from ..dbops.store import Backup
-from ..errors import CommandFailed, Damaged, SettingsError
-from ..settings import Settings
+from ..errors import CommandFailed, Damaged, NotFound, RepomError, SettingsError
+from ..settings import Settings, whole_number
 from .console import DEFAULTS, ask, command, confirm, is_terminal, say, show
 from .tables import age, size, table
 
@@ -54,6 +54,7 @@ def backup(
         "yes": YES,
         "remote": "the database is on another machine, and that is meant",
         "into": "restore into a new database of this name (SQLite: a path)",
+        "in-place": "load into the database itself, for users who may not create one",
         "no-owner": "leave out owners and grants",
         "jobs": JOBS,
         "via": VIA,
@@ -67,6 +68,7 @@ def restore(
     yes: bool = False,
     remote: bool = False,
     into: str | None = None,
+    in_place: bool = False,
     no_owner: bool = False,
     jobs: str | None = None,
     via: str | None = None,
@@ -78,8 +80,10 @@ def restore(
     if chosen is None:
         say("Nothing was restored")
         return
-    plan = operations.plan_restore(chosen, settings, into=into, owner=not no_owner, remote=remote)
-    if not settings.dry and not confirm(_question(plan), yes):
+    plan = operations.plan_restore(
+        chosen, settings, into=into, in_place=in_place, owner=not no_owner, remote=remote
+    )
+    if not settings.dry and not yes and not confirm(_question(plan), yes):
         say("Nothing was restored")
         return
     _tell(operations.carry_out(plan), settings, json)
@@ -89,10 +93,10 @@ def _chosen(settings: Settings, name: str | None, latest: bool) -> Backup | None
     if name and latest:
         raise SettingsError("Both --backup and --latest were given", "Give one of them")
     if name or latest:
-        return operations.find_backup(settings, name)
+        return upkeep.find_backup(settings, name)
     if not is_terminal():
         raise SettingsError("No backup was named", "Give --latest, or --backup with a name")
-    return _menu(operations.list_backups(settings))
+    return _menu(upkeep.list_backups(settings))
 
 
 def _menu(backups: Sequence[Backup]) -> Backup | None:
@@ -115,16 +119,30 @@ def _menu(backups: Sequence[Backup]) -> Backup | None:
 
 def _question(plan: Plan) -> str:
     """What will happen to what, before somebody says yes."""
-    was = plan.existing
-    lines = [f"Restore {plan.backup.name} into {plan.database.name} on {plan.database.where}?"]
+    parts = [f"Restore {plan.backup.name} into {plan.database.name} on {plan.database.where}?"]
     if plan.foreign:
-        lines.append("The file has no manifest, so nothing says that it is whole.")
-    if was:
-        lines.append(f"What it holds now ({size(was.size)}, {was.tables} tables) is replaced")
-        lines[-1] += " and kept for db.undo." if plan.settings.undo_keep else "."
+        parts.append("The file has no manifest, so nothing says that it is whole.")
+    if plan.survey.exists:
+        keep = plan.settings.undo_keep and not plan.in_place
+        fate = "replaced, and kept for db.undo" if keep else "replaced, and not kept"
+        parts.append(f"What it holds now ({_holds(plan)}) is {fate}.")
     for old in plan.going:
-        lines.append(f"{old.name}, kept {age(old.created_at)}, goes.")
-    return " ".join(lines)
+        parts.append(f"{old.name} ({size(old.size)}), kept {age(old.created_at)}, goes.")
+    return " ".join(parts)
+
+
+def _holds(plan: Plan) -> str:
+    """Size, tables and the age of the last backup of what will be replaced."""
+    facts = [size(plan.survey.size)]
+    try:
+        facts.append(f"{plan.database.identify().tables} tables")
+        last = upkeep.find_backup(plan.settings)
+        facts.append(f"last backed up {age(last.created_at)}")
+    except NotFound:
+        facts.append("never backed up")
+    except RepomError:
+        facts.append("which cannot be looked into")
+    return ", ".join(facts)
 
 
 def _tell(done: Restored, settings: Settings, json: bool) -> None:
@@ -156,7 +174,7 @@ def undo(c: Context, yes: bool = False, json: bool = False) -> None:
 def list_(c: Context, json: bool = False) -> None:
     """Show the backups, newest first, and what can be undone."""
     settings = Settings.load(c.config)
-    backups = operations.list_backups(settings)
+    backups = upkeep.list_backups(settings)
     if json:
         show([b.as_json() for b in backups])
         return
@@ -164,6 +182,7 @@ def list_(c: Context, json: bool = False) -> None:
         show(table(("Backup", "Database", "Size", "Age", "Verified"), map(_row, backups)))
     else:
         say(f"There are no backups in {settings.backup_dir}")
+    _show_undo(settings)
 
 
 def _row(b: Backup) -> tuple[str, ...]:
@@ -171,26 +190,49 @@ def _row(b: Backup) -> tuple[str, ...]:
     return b.name, b.database, size(b.size), age(b.created_at), marks
 
 
-@command(help={"backup": "a backup's name or path (default: the latest)", "json": JSON})
-def verify(c: Context, backup: str | None = None, json: bool = False) -> None:
+def _show_undo(settings: Settings) -> None:
+    """A list of files must not fail because the server is down."""
+    try:
+        kept = operations.undoable(settings)
+    except RepomError as error:
+        say(f"What can be undone is not known: {error.message}")
+        return
+    for each in kept:
+        say(f"db.undo: {each.name} ({size(each.size)}), replaced {age(each.created_at)}")
+
+
+@command(
+    help={
+        "backup": "a backup's name or path (default: the latest)",
+        "drill": "restore it for real into a scratch database, and drop that again",
+        "json": JSON,
+    }
+)
+def verify(c: Context, backup: str | None = None, drill: bool = False, json: bool = False) -> None:
     """Check that a backup is still what was written, to its last byte."""
     settings = Settings.load(c.config)
-    found = operations.verify(backup, settings)
-    passed = ", ".join(found.verified) or "readable, but it has no manifest to compare with"
+    found = upkeep.verify(backup, settings, drill=drill)
     if json:
-        problems = list(found.problems)
-        show({"name": found.name, "verified": list(found.verified), "problems": problems})
+        problems, passed = list(found.problems), list(found.verified)
+        show({"name": found.name, "verified": passed, "problems": problems})
     if found.problems:
-        raise Damaged(found.problems[0], "Restore another backup: invoke db.list shows them")
+        raise Damaged(found.problems[0])
     if not json:
-        show(f"{found.name}: {passed}")
+        rows = f" ({sum(found.rows.values())} rows in {len(found.rows)} tables)" if drill else ""
+        show(f"{found.name}: {', '.join(found.verified)}{rows}")
 
 
-@command(help={"keep": "how many verified backups to keep", "json": JSON})
-def prune(c: Context, keep: str | None = None, json: bool = False) -> None:
-    """Delete this database's backups beyond the newest ones."""
+@command(
+    help={
+        "keep": "how many verified backups stay",
+        "days": "how many days old a backup must be to go, too",
+        "json": JSON,
+    }
+)
+def prune(c: Context, keep: str | None = None, days: str | None = None, json: bool = False) -> None:
+    """Delete old backups of this database; with --dry, only say which."""
     settings = Settings.load(c.config, keep=keep)
-    done = operations.prune(settings)
+    done = upkeep.prune(settings, days=whole_number("--days", days))
     verb = "Would delete" if settings.dry else "Deleted"
     for gone, reason in done.deleted:
         say(f"{verb} {gone.name}: {reason}")
@@ -209,7 +251,7 @@ def pin(c: Context, backup: str | None = None, off: bool = False) -> None:
     """Keep a backup whatever prune says."""
     if not backup:
         raise SettingsError("No backup was named", "Give --backup with a name")
-    pinned = operations.pin(backup, Settings.load(c.config), off=off)
+    pinned = upkeep.pin(backup, Settings.load(c.config), off=off)
     show(f"{pinned.name} is {'no longer ' if off else ''}pinned")
 
 

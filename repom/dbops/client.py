@@ -1,0 +1,118 @@
+"""PostgreSQL's client programs, run as one user of one server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from invoke.exceptions import UnexpectedExit
+
+from ..errors import Unreachable
+from . import programs
+from .commands import Login, psql_argv
+from .failures import place, translated
+from .runner import SESSION, HostRunner, Result
+
+
+class Client:
+    """What `Postgres` says to the server, through a runner.
+
+    Which programs of the host fit is known after the first question; so is whether the
+    container wants a password from local connections.
+    """
+
+    def __init__(self, runner: HostRunner, login: Login) -> None:
+        self.runner, self.login = runner, login
+        self.psql_version = 0  # as in VERSION_NUM: 170006
+        self.server_major = 0
+        self._with_password = not runner.trusted
+
+    @property
+    def in_container(self) -> bool:
+        return self.runner.via == "docker"
+
+    @property
+    def where(self) -> str:
+        return place(self.login, self.runner)
+
+    @property
+    def dry(self) -> bool:
+        return bool(self.runner.context.config.run.dry)
+
+    def conninfo(self, database: str) -> str:
+        return self.login.conninfo(database, local=self.in_container)
+
+    def first(self, query: str, database: str, **variables: Any) -> dict[str, Any]:
+        """Ask the first question; a dry run asks it too.
+
+        :param query: answers psql's version, a JSON object with ``server_version_num``,
+            and the system identifier where this user may know it, each in a line.
+        """
+        if not self.in_container:
+            self._find_programs()
+        lines = self.query(query, database, probe=True, **variables).splitlines()
+        answer: dict[str, Any] = json.loads(lines[1])
+        answer["system_identifier"] = lines[2] if len(lines) > 2 else None
+        self.psql_version = int(lines[0])
+        self.server_major = answer["server_version_num"] // 10_000
+        if not self.in_container:
+            self.runner.bin = programs.fitting(self.server_major)
+        return answer
+
+    def _find_programs(self) -> None:
+        if self.runner.bin:
+            return
+        try:
+            self.runner.bin = programs.newest()
+        except Unreachable as error:
+            if not self.runner.fallback:
+                raise
+            raise Unreachable(
+                f"{self.runner.fallback}, and {error.message}",
+                f"Start the container with: invoke postgres.start. Or: {error.hint}",
+            ) from None
+
+    def query(self, query: str, database: str, *, probe: bool = False, **variables: Any) -> str:
+        """Run a script of SQL and psql commands; returns its rows, unaligned."""
+        return str(self.script(query, database, probe=probe, **variables).stdout)
+
+    def script(self, query: str, database: str, *, probe: bool = False, **variables: Any) -> Result:
+        """:param probe: a question that a dry run must ask too."""
+        argv = psql_argv(self.conninfo(database), variables)
+        return self.run(argv, stdin=[query.encode()], dry=False if probe else None)
+
+    def run(self, argv: list[str], **how: Any) -> Result:
+        """Run a program; a password goes with it when the server turns out to want one.
+
+        :raises RepomError: see `repom.dbops.failures`.
+        """
+        with translated(self.login, self.runner):
+            try:
+                return self.runner.run(argv, env=self.environment(), **how)
+            except UnexpectedExit as error:
+                if not self._wants_password(error.result):
+                    raise
+                self._with_password = True
+                return self.runner.run(argv, env=self.environment(), **how)
+
+    def run_on_file(self, argv: list[str], path: Any, **how: Any) -> Result:
+        """Run a program on a file that lies here, wherever the program runs."""
+        with translated(self.login, self.runner):
+            return self.runner.run_on_file(argv, path, env=self.environment(), **how)
+
+    def shell(self) -> int:
+        if not self.in_container:
+            self._find_programs()
+        argv = ["psql", "-d", self.conninfo(self.login.database)]
+        return self.runner.interactive(argv, {"PGPASSWORD": self.login.password or ""})
+
+    def _wants_password(self, failed: Result) -> bool:
+        wanted = "no password supplied" in failed.stderr
+        return bool(wanted and self.login.password and not self._with_password)
+
+    def environment(self) -> dict[str, str]:
+        """Variables for libpq. The password is among them on the host, and in a container
+        only when its local connections do not trust."""
+        password = self.login.password if self._with_password else None
+        settings = {"PGOPTIONS": SESSION, "PGCONNECT_TIMEOUT": "15"}
+        return {**settings, **({"PGPASSWORD": password} if password else {})}

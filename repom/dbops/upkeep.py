@@ -1,0 +1,144 @@
+"""Looking after the store: list, verify, drill, prune and pin."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..errors import CommandFailed, Damaged, Refused
+from ..settings import Settings
+from . import store
+from .archive import Archive, recognise
+from .operations import aborting, identity, locked, open_database, proven_facts, since
+from .store import Backup, Pruned, Store
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` found.
+
+    :param verified: the checks that the backup passed: complete, sha256, archive, drill.
+    :param problems: why it failed the others; none when it is good.
+    :param rows: rows per table that a drill restored.
+    """
+
+    name: str
+    verified: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    rows: dict[str, int] = field(default_factory=dict)
+
+
+def list_backups(settings: Settings | None = None) -> list[Backup]:
+    """The backups in the store, of every database, newest first."""
+    settings = settings or Settings.load()
+    return Store(settings.backup_dir).backups()
+
+
+def find_backup(settings: Settings, name: str | None = None) -> Backup:
+    """A backup by name or path; without, the newest proven one of the database.
+
+    :raises NotFound: there is none.
+    """
+    target = Store(settings.backup_dir)
+    return target.find(name) if name else target.latest(identity(settings))
+
+
+def verify(
+    backup: str | Path | None = None, settings: Settings | None = None, *, drill: bool = False
+) -> Verified:
+    """Compare a backup with its manifest, read its archive to the end, and with `drill`
+    restore it for real into a scratch database that is dropped again.
+
+    What it passed is recorded in the manifest, if there is one.
+
+    :param backup: a name or a path; without, the newest proven one.
+    """
+    settings = settings or Settings.load()
+    source = find_backup(settings, str(backup) if backup else None)
+    passed = ["complete", "sha256"] if source.counts else []
+    rows: dict[str, int] = {}
+    started = time.monotonic()
+    try:
+        store.check(source)
+        archive = recognise(source.path)
+        _read(settings, archive)
+        passed.append("archive")
+        if drill:
+            rows = _drill(settings, source, archive)
+            passed.append("drill")
+    except (Damaged, CommandFailed) as error:
+        return Verified(source.name, (), (str(error),))
+    _record(settings, source, passed, rows, since(started))
+    return Verified(source.name, tuple(passed), (), rows)
+
+
+def _read(settings: Settings, archive: Archive) -> None:
+    tool = "pg_restore" if archive.kind == "custom" else "psql"
+    settings = _for_backend(settings, archive)
+    open_database(settings, tool).read(archive)
+
+
+def _for_backend(settings: Settings, archive: Archive) -> Settings:
+    """A backup of SQLite is read by SQLite, whatever the project's database is."""
+    if archive.backend == "sqlite" and settings.backend != "sqlite":
+        return replace(settings, backend="sqlite", database="unused.sqlite3")
+    if archive.backend != settings.backend:
+        raise Refused(
+            f"{archive.path.name} is a backup of PostgreSQL, and the database is SQLite",
+            "Set DATABASE_URL to a PostgreSQL server that can read it",
+        )
+    return settings
+
+
+def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, int]:
+    database = open_database(_for_backend(settings, archive), "pg_restore")
+    with locked(settings, Store(settings.backup_dir), "drill", database.name), aborting(database):
+        database.survey()
+        facts = proven_facts(source)
+        scratch = database.load(archive, facts, owner=False, replacing=False)
+        try:
+            return database.rows(scratch)
+        finally:
+            database.discard(scratch)
+
+
+def _record(
+    settings: Settings, source: Backup, passed: list[str], rows: dict[str, int], seconds: float
+) -> None:
+    if not source.counts or settings.dry:
+        return
+    facts = dict(source.facts)
+    if rows:
+        facts["drill"] = {"rows": rows, "duration_s": seconds}
+    verified = tuple(dict.fromkeys([*source.verified, *passed]))
+    Store(source.path.parent).update(replace(source, verified=verified, facts=facts))
+
+
+def prune(
+    settings: Settings | None = None, *, keep: int | None = None, days: int | None = None
+) -> Pruned:
+    """Delete old backups of the configured database.
+
+    :param keep: how many verified ones stay; by default as configured.
+    :param days: only those that are older than this, and that `keep` lets go, too.
+    """
+    settings = (settings or Settings.load()).having(keep=keep)
+    target = Store(settings.backup_dir)
+    with locked(settings, target, "prune", settings.database):
+        which = identity(settings)
+        return store.prune(target, which, keep=settings.keep, days=days, dry=settings.dry)
+
+
+def pin(backup: str, settings: Settings | None = None, *, off: bool = False) -> Backup:
+    """Keep a backup whatever prune says, or no longer.
+
+    :raises NotFound: there is no such backup.
+    :raises Refused: it has no manifest.
+    """
+    settings = settings or Settings.load()
+    target = Store(settings.backup_dir)
+    source = target.find(backup)
+    if not source.counts:
+        raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
+    return target.update(replace(source, pinned=not off))

@@ -103,8 +103,10 @@ class Settings:
     @property
     def remote_host(self) -> str | None:
         """The server's host, when that is another machine than this one."""
-        own = {None, "", "localhost", self.container, self.compose_service}
-        if self.host in own or str(self.host).startswith(("/", "@")):
+        own = {None, "", self.container, self.compose_service}
+        if self.host in own or str(self.host).lower() == "localhost":
+            return None
+        if str(self.host).startswith(("/", "@")):
             return None
         try:
             return None if ipaddress.ip_address(str(self.host)).is_loopback else self.host
@@ -185,14 +187,16 @@ def read_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
         raise SettingsError(f"{path} cannot be read ({type(error).__name__})") from None
     for binding in bindings:
         if binding.error:
+            text = binding.original.string
+            blank = text[: len(text) - len(text.lstrip())].count("\n")
             raise SettingsError(
-                f"{path.name} line {binding.original.line} cannot be parsed",
+                f"{path.name} line {binding.original.line + blank} cannot be parsed",
                 "Write NAME=value, and quote a value that has spaces or quotes",
             )
         key, value = binding.key, binding.value
         if key is None or value is None:
             continue
-        literal = re.search(r"=\s*'", binding.original.string) or key == "POSTGRES_PASSWORD"
+        literal = re.match(r"[^=]*=\s*'", binding.original.string) or key == "POSTGRES_PASSWORD"
         if not literal:
             known = {**values, **environ}
             value = "".join(atom.resolve(known) for atom in parse_variables(value))
@@ -351,17 +355,17 @@ def _from_url(text: str, origin: str, project: Path) -> dict[str, Any]:
         url = make_url(text)
     except (ArgumentError, ValueError):  # what it says would quote the URL
         url = None
-    authority = text.partition("://")[2].rpartition("@")[2].partition("/")[0]
-    if "," in authority:
-        raise SettingsError(f"{origin} names several hosts", "Name one")
     if url is None:
+        authority = text.partition("://")[2].rpartition("@")[2].partition("/")[0]
+        if "," in authority:
+            raise SettingsError(f"{origin} names several hosts", "Name one")
         raise SettingsError(
             f"{origin} is not a database URL",
             "Expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:///PATH",
         )
     backend = url.drivername.partition("+")[0]
     if backend == "sqlite":
-        return _sqlite(url.database or "", origin, project)
+        return _sqlite("" if url.host else url.database or "", origin, project)
     if backend not in ("postgresql", "postgres"):
         raise SettingsError(
             f"{origin} is a {backend} URL", "Allowed: postgresql://, postgres:// and sqlite:///"

@@ -82,7 +82,11 @@ def inspect(docker: str, names: Sequence[str]) -> list[Container]:
 
     :raises EngineSilent: there is no engine, no permission or no such container.
     """
-    return [_parse(item) for item in json.loads(ask(docker, ["container", "inspect", *names]))]
+    answer = ask(docker, ["container", "inspect", *names])
+    try:
+        return [_parse(item) for item in json.loads(answer)]
+    except (ValueError, TypeError, KeyError):
+        raise EngineSilent(f"{docker} gives answers that are not an engine's") from None
 
 
 def ask(docker: str, arguments: Sequence[str]) -> str:

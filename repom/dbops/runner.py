@@ -243,12 +243,14 @@ class HostRunner:
     ) -> Result:
         process = _Process(self.context, argv, stdin, stdout)
         full = client_environment(os.environ, {"PGAPPNAME": self.session, **env})
+        # An iterator, since Invoke takes an empty list for no input at all.
+        blocks = iter(stdin) if is_pumped(stdin) else False  # type: ignore[arg-type]
         try:
             return process.run(
                 display(argv),
                 env=full,
                 replace_env=True,
-                in_stream=stdin if is_pumped(stdin) else False,
+                in_stream=blocks,
                 timeout=timeout,
                 warn=warn,
                 dry=dry,

@@ -10,24 +10,24 @@ ends our transaction with a COMMIT of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from ..errors import Damaged, Refused
 from .archive import HINT
 
+HEAD = 1 << 16  # bytes that hold the comments pg_dump begins with
 LONGEST = 1 << 20  # bytes of a line that are looked at together
+TAIL = 4096  # bytes that hold the comment pg_dump ends with
 
+_BOM = b"\xef\xbb\xbf"
 _TRAILER = b"PostgreSQL database dump complete"
-_CLUSTER = b"-- PostgreSQL database cluster dump"
-_DUMP = re.compile(rb"^-- PostgreSQL database dump\r?\n", re.M)
-_RESTRICT = re.compile(rb"\\restrict (\S+)\s*")
-_COPY = re.compile(rb"\s*COPY\s.*\sFROM\s+stdin\b[^;]*;\s*$", re.I | re.S)
-_DATABASE = re.compile(rb"\s*(CREATE|DROP|ALTER)\s+DATABASE\b", re.I)
-_CONNECT = re.compile(rb"\s*\\c(onnect)?\b")
-_COMMAND = re.compile(rb"\s*\\(?!\.|restrict\b|unrestrict\b)[a-z!?]", re.I)
-_TOKEN = re.compile(rb"'|\"|--|/\*|\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$")
-_ESCAPED_END = re.compile(rb"(?:[^'\\]|\\.|'')*'", re.S)
+_CLUSTER = re.compile(rb"^-- PostgreSQL database cluster dump", re.M)
+_DUMP = re.compile(rb"^-- PostgreSQL database dump\r?$", re.M)
+_RESTRICT = re.compile(rb"^\\restrict (\S+)\n", re.M)
+_OBJECT = re.compile(rb"^--\n-- (?:Name|Data for Name): ", re.M)
+_SETTING = re.compile(rb"^(?:SET .*|SELECT pg_catalog\.set_config.*);\n", re.M)
+_DROPPED = re.compile(rb"^(?:DROP|ALTER) ", re.M)
 
 
 def for_psql(blocks: Iterable[bytes], *, trusted: bool, restricts: bool) -> Iterator[bytes]:
@@ -39,15 +39,17 @@ def for_psql(blocks: Iterable[bytes], *, trusted: bool, restricts: bool) -> Iter
         of pg_dumpall.
     :raises Damaged: it is a dump of pg_dump that lacks its end.
     """
-    pieces = iter(_pieces(blocks))
+    pieces = _pieces(blocks)
     head, key, dumped = _header(pieces)
-    guard = None if trusted else _Guard(restricts)
+    ours = re.compile(rb"^\\unrestrict " + re.escape(key) + rb"$", re.M) if key else None
+    guard = None if trusted else Guard(restricts)
     tail = b""
     for piece in chain([head], pieces):
+        piece = ours.sub(b"", piece) if ours else piece
         if guard:
             guard.check(piece)
-        tail = (tail + piece)[-4096:]
-        yield piece.replace(b"\\unrestrict " + key, b"") if key else piece
+        tail = (tail + piece)[-TAIL:]
+        yield piece
     if dumped and _TRAILER not in tail:
         raise Damaged("The SQL script lacks the end that pg_dump writes", HINT)
 
@@ -74,107 +76,146 @@ def _header(pieces: Iterator[bytes]) -> tuple[bytes, bytes, bool]:
 
     :returns: the start, the key of ``\\restrict``, and whether pg_dump wrote the script.
     """
-    head = next(pieces, b"")
-    if head[:4096].lstrip(b"-\r\n ").startswith(_CLUSTER.lstrip(b"- ")):
+    head = _gathered(b"", pieces, lambda text: len(text) >= HEAD).removeprefix(_BOM)
+    if _CLUSTER.search(head[:TAIL]):
         raise Refused(
             "The file is the output of pg_dumpall, a whole cluster",
             "Restore it with psql, or dump one database with pg_dump",
         )
-    if not _DUMP.search(head[:4096]):
+    if not _DUMP.search(head[:TAIL]):
         return head, b"", False
-    if b"\r\n" in head[:4096]:
+    if b"\r\n" in head[:TAIL]:
         raise Damaged(
             "The SQL script has carriage returns, as after a dump through a terminal",
             "Dump it again without -t (docker exec) or with -T (docker compose exec)",
         )
-    while not re.search(rb"^-- (Name|Data for Name): ", head, re.M):
-        piece = next(pieces, b"")
-        if not piece:
-            break
-        head += piece
-    found = _RESTRICT.search(head)
+    head = _gathered(head, pieces, lambda text: bool(_OBJECT.search(text)))
+    found = _RESTRICT.search(head[:TAIL])
     if found:
         head = head[: found.start()] + head[found.end() :]
     return _without_drops(head), found[1] if found else b"", True
 
 
+def _gathered(head: bytes, pieces: Iterator[bytes], enough: Callable[[bytes], bool]) -> bytes:
+    while not enough(head):
+        piece = next(pieces, b"")
+        if not piece:
+            break
+        head += piece
+    return head
+
+
 def _without_drops(head: bytes) -> bytes:
-    settings = list(re.finditer(rb"^(SET .*|SELECT pg_catalog\.set_config.*);\r?\n", head, re.M))
-    named = re.search(rb"^--\r?\n-- (Name|Data for Name): ", head, re.M)
-    if not settings or not named:
+    named = _OBJECT.search(head)
+    before = head[: named.start()] if named else head
+    drop = _DROPPED.search(before)
+    if not named or not drop:
         return head
-    first = [m for m in settings if m.end() <= named.start()]
-    drop = re.search(rb"^(DROP|ALTER) ", head[: named.start()], re.M)
-    if not drop or not first:
-        return head
-    kept = [m for m in first if m.end() <= drop.start()]
-    start = kept[-1].end() if kept else drop.start()
     # Settings between the DROP statements and the first object belong to the objects.
-    later = b"".join(m[0] for m in first if m.start() > start)
-    return head[:start] + later + head[named.start() :]
+    later = b"".join(m[0] for m in _SETTING.finditer(before, drop.start()))
+    return head[: drop.start()] + later + head[named.start() :]
 
 
-class _Guard:
-    """Follows a script just far enough to know where a statement begins: outside the data
+_TOKEN = re.compile(
+    rb"(?P<escaped>[eE]')"
+    rb"|(?P<word>[A-Za-z_\x80-\xff][\w$\x80-\xff]*)|\d[\w.]*"
+    rb"|(?P<open>'|\"|/\*|\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$)"
+    rb"|(?P<comment>--)|(?P<end>;)|(?P<command>\\[^\s]*)"
+)
+_ESCAPED_END = re.compile(rb"(?:[^'\\]|\\.)*'", re.S)
+_NESTED = re.compile(rb"/\*|\*/")
+HARMLESS = (b"\\.", b"\\restrict", b"\\unrestrict")
+DATABASE = {(verb, b"DATABASE") for verb in (b"CREATE", b"DROP", b"ALTER")}
+
+
+class Guard:
+    """Follows a script just far enough to know its statements' first words: past the data
     of COPY, quotes, dollar quotes and comments."""
 
     def __init__(self, restricts: bool) -> None:
         self._restricts = restricts
-        self._inside = b""  # what has been opened and not closed: COPY, ', ", /*, or a $tag$
-        self._number = 0
-        self._begun = True
+        self._inside = b""  # what is open: COPY, E', ', ", /*, or a $tag$
+        self._depth = 0  # of nested comments
+        self._words: list[bytes] = []  # the statement's first two, and its last two
+        self._copies = False  # the statement is COPY … FROM stdin
+        self._number, self._begun = 0, True
 
     def check(self, piece: bytes) -> None:
-        """:raises Refused: for the first line that must not be run."""
-        for line in piece.splitlines(keepends=True):
+        """:raises Refused: for the first statement that must not be run."""
+        for line in piece.split(b"\n"):
             self._number += self._begun
+            self._begun = True
             if self._inside == b"COPY":
-                if line.rstrip(b"\r\n") == b"\\.":
+                if line.rstrip(b"\r") == b"\\.":
                     self._inside = b""
             else:
-                self._look(line)
-            self._begun = line.endswith(b"\n")
-
-    def _look(self, line: bytes) -> None:
-        if not self._inside and self._begun:
-            self._refuse(line)
-            if _COPY.match(line):
-                self._inside = b"COPY"
-                return
-        self._follow(line)
-
-    def _refuse(self, line: bytes) -> None:
-        what = ""
-        if _CONNECT.match(line):
-            what = "connects to another database"
-        elif _DATABASE.match(line):
-            what = "creates, drops or alters a database"
-        elif not self._restricts and _COMMAND.match(line):
-            what = "holds a command of psql"
-        if what:
-            raise Refused(
-                f"Line {self._number} of the SQL script {what}",
-                "Take the line out if the rest is meant for this database",
-            )
+                self._follow(line + b"\n")
+        self._number -= 1
+        self._begun = piece.endswith(b"\n")
 
     def _follow(self, line: bytes) -> None:
-        at = 0
-        while at < len(line):
-            if self._inside:
-                closer = {b"/*": b"*/", b"E'": b"'"}.get(self._inside, self._inside)
-                end = self._end(line, at, closer)
-                if end < 0:
-                    return
-                at, self._inside = end, b""
+        at = self._closed(line, 0) if self._inside else 0
+        copying = False
+        while at >= 0:
             token = _TOKEN.search(line, at)
-            if not token or token[0] == b"--":
-                return
-            escapes = token[0] == b"'" and line[: token.start()][-1:] in (b"E", b"e")
-            self._inside, at = b"E'" if escapes else token[0], token.end()
+            if not token or token["comment"]:
+                break
+            at = token.end()
+            if token["word"]:
+                self._word(token[0].upper())
+            elif token["end"]:
+                copying = copying or self._copies
+                self._words, self._copies = [], False
+            elif token["command"]:
+                self._command(token[0])
+                break
+            elif token["open"] or token["escaped"]:
+                self._inside = token[0].upper()[:2] if token["escaped"] else token[0]
+                at = self._closed(line, at)
+        if copying:
+            self._inside = b"COPY"
 
-    def _end(self, line: bytes, at: int, closer: bytes) -> int:
+    def _closed(self, line: bytes, at: int) -> int:
+        """Where what is open is closed in this line; -1 when it is not."""
+        if self._inside == b"/*":
+            return self._comment_end(line, at)
         if self._inside == b"E'":
             found = _ESCAPED_END.match(line, at)
-            return found.end() if found else -1
-        end = line.find(closer, at)
-        return end + len(closer) if end >= 0 else -1
+            end = found.end() if found else -1
+        else:
+            start = line.find(self._inside, at)
+            end = start + len(self._inside) if start >= 0 else -1
+        if end >= 0:
+            self._inside = b""
+        return end
+
+    def _comment_end(self, line: bytes, at: int) -> int:
+        self._depth = self._depth or 1
+        for mark in _NESTED.finditer(line, at):
+            self._depth += 1 if mark[0] == b"/*" else -1
+            if not self._depth:
+                self._inside = b""
+                return mark.end()
+        return -1
+
+    def _word(self, word: bytes) -> None:
+        last = self._words[-1:]
+        if len(self._words) > 3:
+            del self._words[2]
+        self._words.append(word)
+        if self._words[0] == b"COPY" and last == [b"FROM"] and word == b"STDIN":
+            self._copies = True
+        if tuple(self._words) in DATABASE:
+            self._refuse("creates, drops or alters a database")
+
+    def _command(self, command: bytes) -> None:
+        if command in (b"\\c", b"\\connect"):
+            self._refuse("connects to another database")
+        if not self._restricts and command not in HARMLESS:
+            self._refuse("holds a command of psql")
+
+    def _refuse(self, what: str) -> None:
+        raise Refused(
+            f"Line {self._number} of the SQL script {what}",
+            "Take the line out if the rest is meant for this database",
+        )

@@ -207,6 +207,12 @@ class Sqlite:
 
     def _copy_in(self, new: sqlite3.Connection, live: sqlite3.Connection, kept: Path) -> None:
         adapt_page_size(new, live)
+        if new.execute("PRAGMA page_count").fetchone()[0] < 2:
+            # Without a table it is copied, and committed, in one step: no moment to keep
+            # the old one under the same lock.
+            copy_snapshot(self.path, kept)
+            copy_pages(new, live)
+            return
         wal = live.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         # Opened before and closed after SQLite's own: closing any descriptor of the file
         # ends every lock that this process has on it.
@@ -215,7 +221,7 @@ class Sqlite:
                 copy_pages(
                     new,
                     live,
-                    first=lambda: copy_wal(self.path, kept) if wal else copy_raw(raw, kept),
+                    first=lambda: copy_snapshot(self.path, kept) if wal else copy_raw(raw, kept),
                 )
             finally:
                 live.close()
@@ -284,20 +290,16 @@ def copy_pages(
 
 
 def adapt_page_size(new: sqlite3.Connection, live: sqlite3.Connection) -> None:
-    """A live WAL database keeps its page size, so the new one takes it on. It also gets a
-    second page if it has only one, so that copying it takes two steps."""
+    """A live WAL database keeps its page size, so the new one takes it on."""
     wanted = live.execute("PRAGMA page_size").fetchone()[0]
     new.execute("PRAGMA journal_mode = DELETE")
     if new.execute("PRAGMA page_size").fetchone()[0] != wanted:
         new.execute(f"PRAGMA page_size = {int(wanted)}")
         new.execute("VACUUM")
-    if new.execute("PRAGMA page_count").fetchone()[0] < 2:
-        new.execute("CREATE TABLE repom_page (a)")
-        new.execute("DROP TABLE repom_page")
 
 
-def copy_wal(path: Path, kept: Path) -> None:
-    """Keep what readers of a WAL database still see while the restore is uncommitted."""
+def copy_snapshot(path: Path, kept: Path) -> None:
+    """Keep what others see now; for a WAL also while the restore is uncommitted."""
     create_private(kept).close()
     with closing(connect(path)) as old:
         copy_database(old, kept)

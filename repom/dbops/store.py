@@ -179,6 +179,8 @@ class Store:
         size = os.fstat(file.fileno()).st_size
         verified = ("complete", "sha256")
         backup = replace(backup, size=size, sha256=sha256(file), verified=verified)
+        if backup.path.exists() or backup.manifest.exists():
+            raise CommandFailed(f"{backup.name} is there already", "Nothing was overwritten")
         self._write_manifest(backup)
         try:
             file.close()  # Windows renames no open file
@@ -268,7 +270,9 @@ class Store:
     def sweep(self, database: str) -> None:
         """Remove what killed runs left of this database. Only while holding its lock."""
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            partial = re.fullmatch(r"\.(.+?)(\.json|\.copy)?\.partial(-wal|-journal)?", path.name)
+            partial = re.fullmatch(
+                r"\.(.+?)(\.json|\.copy)?\.partial(-wal|-shm|-journal)?", path.name
+            )
             orphan = path.name.endswith(".json") and not path.with_suffix("").exists()
             stem = partial[1] if partial else path.name.removesuffix(".json") if orphan else ""
             stem = stem.removesuffix(".partial")

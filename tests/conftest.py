@@ -1,0 +1,57 @@
+"""Every test starts in a folder of its own and sees nothing of the developer's machine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import FakeDocker
+
+CONFIGURATION = ("DATABASE_URL", "POSTGRES_", "REPOM_", "PG", "INVOKE_", "COMPOSE_")
+ENGINE = ("DOCKER_HOST", "DOCKER_CONTEXT")
+KEPT = ("REPOM_TEST_ALL",)
+NOBODY = 65534
+LIVE = Path(__file__).parent / "live"
+
+
+@pytest.fixture(autouse=True)
+def isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration in the environment, no files of Invoke's or libpq's in the home, and
+    an empty working directory. Tests against a real engine keep the way to it: the home,
+    where Docker has its contexts and plugins, and the variables that choose an engine."""
+    tmp_path: Path = request.getfixturevalue("tmp_path")
+    live = request.path.is_relative_to(LIVE)
+    for name in os.environ:
+        configures = name.startswith(CONFIGURATION) or (name in ENGINE and not live)
+        if configures and name not in KEPT:
+            monkeypatch.delenv(name)
+    if not live:
+        home = tmp_path.with_name(f"{tmp_path.name}-home")
+        home.mkdir()
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> FakeDocker:
+    return FakeDocker(tmp_path.with_name(f"{tmp_path.name}-docker"))
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder of an ordinary user's, and being that user: root may write everywhere."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        if root:
+            os.chown(folder, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            yield Path(folder).resolve()
+        finally:
+            if root:
+                os.seteuid(0)

@@ -1,0 +1,474 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repom.dbops import container
+from repom.dbops.container import Container, choose, find, is_loopback, remote_endpoint
+from repom.dbops.runner import DockerRunner, HostRunner
+from repom.errors import SettingsError, Unreachable
+from tests.fakes import FakeDocker, inspected
+
+ABSENT = "Error response from daemon: No such container: repom_postgres"
+DOWN = (
+    "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. "
+    "Is the docker daemon running?"
+)
+DENIED = (
+    "permission denied while trying to connect to the Docker daemon socket at "
+    "unix:///var/run/docker.sock: Get ...: dial unix /var/run/docker.sock: connect: "
+    "permission denied"
+)
+INSPECT = "container inspect "
+
+
+def choosing(docker: FakeDocker | str, **given: Any) -> HostRunner:
+    """The decision for the default container, told what is given."""
+    program = docker if isinstance(docker, str) else docker.program
+    known: dict[str, Any] = {
+        "via": "auto",
+        "docker": program,
+        "name": "repom_postgres",
+        "service": None,
+        "project": Path.cwd(),
+        "host": None,
+        "port": None,
+        "tool": "pg_dump",
+    }
+    return choose(**{**known, **given})
+
+
+def shows(docker: FakeDocker, *items: Mapping[str, Any]) -> None:
+    docker.answers(INSPECT, json.dumps(items))
+
+
+@pytest.fixture(autouse=True)
+def talk(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="repom")
+    return caplog
+
+
+# -- which server -------------------------------------------------------------------------
+
+
+MEANT = {
+    "nothing": (None, None),
+    "a port alone": (None, 9999),
+    "a socket": ("/var/run/postgresql", None),
+    "a socket and a port": ("/var/run/postgresql", 9999),
+    "an abstract socket": ("@postgresql", None),
+    "localhost": ("localhost", None),
+    "localhost and its port": ("localhost", 5432),
+    "LOCALHOST": ("LOCALHOST", 5432),
+    "IPv4 loopback": ("127.0.0.1", 5432),
+    "another IPv4 loopback": ("127.1.2.3", 5432),
+    "IPv6 loopback": ("::1", 5432),
+    "its name": ("repom_postgres", None),
+    "its name and the inner port": ("repom_postgres", 5432),
+    "its name and any port": ("repom_postgres", 9999),
+}
+ELSEWHERE = ("db.example.com", "10.0.0.5", "localhost.example.com", "postgres", "repom")
+
+
+@pytest.mark.parametrize(("host", "port"), MEANT.values(), ids=list(MEANT))
+@pytest.mark.parametrize("via", ["auto", "docker"])
+def test_the_running_container_is_used_when_it_is_the_configured_server(
+    docker: FakeDocker, via: str, host: str | None, port: int | None
+) -> None:
+    shows(docker, inspected())
+
+    chosen = choosing(docker, via=via, host=host, port=port)
+
+    assert isinstance(chosen, DockerRunner)
+    assert ("id-of-repom_postgres", "container repom_postgres") == (chosen.container, chosen.where)
+
+
+@pytest.mark.parametrize("host", ELSEWHERE)
+@pytest.mark.parametrize("port", [None, 5432])
+def test_a_server_elsewhere_is_reached_from_the_host_and_docker_is_not_asked(
+    docker: FakeDocker, host: str, port: int | None
+) -> None:
+    chosen = choosing(docker, host=host, port=port)
+
+    assert ("host", "") == (chosen.via, chosen.fallback)
+    assert [] == docker.calls
+
+
+@pytest.mark.parametrize("host", ELSEWHERE)
+def test_docker_together_with_another_host_is_an_error(docker: FakeDocker, host: str) -> None:
+    with pytest.raises(SettingsError, match=rf"REPOM_VIA is docker.*{host}") as caught:
+        choosing(docker, via="docker", host=host)
+
+    assert 2 == caught.value.exit_status
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("ports", [(), (5433,), (5433, 8080)])
+def test_a_loopback_port_that_the_container_does_not_publish_is_another_server(
+    docker: FakeDocker, talk: pytest.LogCaptureFixture, host: str, ports: tuple[int, ...]
+) -> None:
+    shows(docker, inspected(ports=ports))
+
+    chosen = choosing(docker, host=host, port=5432)
+
+    assert ("host", "") == (chosen.via, chosen.fallback)
+    assert "" == talk.text
+    with pytest.raises(SettingsError, match="does not publish port 5432"):
+        choosing(docker, via="docker", host=host, port=5432)
+
+
+@pytest.mark.parametrize("ports", [(5432,), (15432, 5432)])
+def test_a_published_port_is_the_container(docker: FakeDocker, ports: tuple[int, ...]) -> None:
+    shows(docker, inspected(ports=ports))
+
+    assert "docker" == choosing(docker, host="localhost", port=5432).via
+
+
+def test_a_container_on_the_hosts_network_has_every_port(docker: FakeDocker) -> None:
+    shows(docker, inspected(ports=(), network="host"))
+
+    assert "docker" == choosing(docker, via="docker", host="localhost", port=6543).via
+
+
+@pytest.mark.parametrize("host", [None, "localhost", "db.example.com"])
+def test_host_forces_the_host_and_docker_is_not_asked(
+    docker: FakeDocker, talk: pytest.LogCaptureFixture, host: str | None
+) -> None:
+    assert "host" == choosing(docker, via="host", host=host).via
+    assert ([], "") == (docker.calls, talk.text)
+
+
+def test_the_container_in_use_is_named(docker: FakeDocker, talk: pytest.LogCaptureFixture) -> None:
+    shows(docker, inspected())
+    choosing(docker)
+
+    assert ["Using Docker container: repom_postgres"] == talk.messages
+
+
+def test_the_container_is_asked_about_once(docker: FakeDocker) -> None:
+    shows(docker, inspected())
+    choosing(docker)
+
+    assert ["container inspect repom_postgres"] == docker.calls
+
+
+def test_echo_and_dry_reach_the_runner_and_the_question_is_asked_all_the_same(
+    docker: FakeDocker,
+) -> None:
+    shows(docker, inspected())
+    chosen = choosing(docker, echo=True, dry=True)
+
+    assert (True, True) == (chosen.context.config.run.echo, chosen.context.config.run.dry)
+    assert 1 == len(docker.calls)
+
+
+# -- the container does not run -----------------------------------------------------------
+
+
+STATES = ("exited", "paused", "restarting", "created", "dead")
+TROUBLES = {
+    "absent": (ABSENT, "absent"),
+    "absent, in the words of an old engine": ("Error: No such object: repom_postgres", "absent"),
+    "absent, in podman's words": (
+        'Error: inspecting object: no such container "repom_postgres"',
+        "absent",
+    ),
+    "no daemon": (DOWN, "the Docker daemon is not running"),
+    "no daemon over TCP": (
+        "error during connect: Get ...: dial tcp 127.0.0.1:2375: connect: connection refused",
+        "the Docker daemon is not running",
+    ),
+    "no permission": (DENIED, "no permission to use the Docker socket"),
+    "anything else": ("first\nsomething new", "something new"),
+    "silence": ("", "exited 1"),
+}
+
+
+def falls_back(chosen: HostRunner, talk: pytest.LogCaptureFixture, state: str) -> None:
+    message = f"Container repom_postgres is not running ({state})"
+    assert "host" == chosen.via
+    assert message == chosen.fallback
+    assert [f"{message}, using host pg_dump"] == talk.messages
+    assert [logging.WARNING] == [record.levelno for record in talk.records]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(("host", "port"), [(None, None), ("localhost", 5432), ("/run", None)])
+def test_a_container_that_does_not_run_is_named_with_its_state(
+    docker: FakeDocker,
+    talk: pytest.LogCaptureFixture,
+    state: str,
+    host: str | None,
+    port: int | None,
+) -> None:
+    shows(docker, inspected(state=state, ports=()))
+
+    falls_back(choosing(docker, host=host, port=port), talk, state)
+
+
+@pytest.mark.parametrize(("said", "state"), TROUBLES.values(), ids=list(TROUBLES))
+def test_an_engine_that_does_not_answer_is_a_state(
+    docker: FakeDocker, talk: pytest.LogCaptureFixture, said: str, state: str
+) -> None:
+    docker.answers(INSPECT, "[]\n", said, status=1)
+    if state.startswith("exited"):
+        state = f"{docker.program} exited 1"
+
+    falls_back(choosing(docker), talk, state)
+
+
+@pytest.mark.parametrize("program", ["no-such-docker", "./no/such/docker"])
+def test_without_docker_the_host_is_used(talk: pytest.LogCaptureFixture, program: str) -> None:
+    falls_back(choosing(program), talk, f"{program} is not installed")
+
+
+def test_a_program_that_may_not_be_run_is_not_installed(
+    tmp_path: Path, talk: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "docker").write_text("#!/bin/sh\n")
+
+    falls_back(choosing(f"{tmp_path}/docker"), talk, f"{tmp_path}/docker is not installed")
+
+
+@pytest.mark.parametrize("state", ["exited", "paused"])
+def test_docker_forced_and_not_running_says_what_to_do(docker: FakeDocker, state: str) -> None:
+    shows(docker, inspected(state=state))
+
+    with pytest.raises(Unreachable) as caught:
+        choosing(docker, via="docker")
+
+    assert 3 == caught.value.exit_status
+    assert f"Container repom_postgres is not running ({state})" == caught.value.message
+    assert "invoke postgres.start" in caught.value.hint
+
+
+@pytest.mark.parametrize(("said", "state"), [(ABSENT, "absent"), (DENIED, "no permission")])
+def test_docker_forced_and_not_there_says_why(docker: FakeDocker, said: str, state: str) -> None:
+    docker.answers(INSPECT, stderr=said, status=1)
+
+    with pytest.raises(Unreachable, match=state):
+        choosing(docker, via="docker")
+
+
+@pytest.mark.parametrize("answer", ["", "not json", "{}", "null"])
+def test_a_program_that_is_no_engine_is_a_state_and_no_traceback(
+    docker: FakeDocker, answer: str
+) -> None:
+    docker.answers(INSPECT, answer)
+
+    assert choosing(docker).fallback.startswith("Container repom_postgres is not running (")
+
+
+# -- finding ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["repom_postgres_old", "my_repom_postgres", "repom_postgre"])
+def test_a_name_that_merely_contains_the_configured_one_is_another_container(
+    docker: FakeDocker, name: str
+) -> None:
+    shows(docker, inspected(name))
+
+    assert Container("repom_postgres", "absent") == find(
+        docker.program, "repom_postgres", None, Path.cwd()
+    )
+
+
+def test_a_container_is_described_as_the_engine_sees_it(docker: FakeDocker) -> None:
+    shows(docker, inspected(ports=(5432, 5433), labels={"a": "b"}))
+
+    found = find(docker.program, "repom_postgres", None, Path.cwd())
+
+    expected = Container(
+        "repom_postgres",
+        "running",
+        "id-of-repom_postgres",
+        frozenset({5432, 5433}),
+        {"a": "b"},
+    )
+    assert expected == found
+
+
+def test_what_an_engine_leaves_out_is_nothing(docker: FakeDocker) -> None:
+    item = inspected()
+    item["Config"]["Labels"] = None
+    item["NetworkSettings"] = None
+    item["Name"] = "repom_postgres"  # podman's has no slash
+    shows(docker, item)
+
+    found = find(docker.program, "repom_postgres", None, Path.cwd())
+
+    assert (frozenset(), {}, True) == (found.ports, found.labels, found.running)
+
+
+# -- the Compose service ------------------------------------------------------------------
+
+
+def service(name: str, state: str = "running", **labels: str) -> dict[str, Any]:
+    """A container that Compose made for this folder."""
+    known = {
+        "com.docker.compose.service": "db",
+        "com.docker.compose.oneoff": "False",
+        "com.docker.compose.project.working_dir": str(Path.cwd()),
+    }
+    return inspected(
+        name, state, labels={**known, **{f"com.docker.compose.{k}": v for k, v in labels.items()}}
+    )
+
+
+def compose(docker: FakeDocker, *items: dict[str, Any]) -> None:
+    listed = "ps -aq --no-trunc --filter label=com.docker.compose.service=db"
+    docker.answers(listed, "".join(f"{item['Id']}\n" for item in items))
+    if items:
+        ids = " ".join(item["Id"] for item in items)
+        docker.answers(f"{INSPECT}{ids}", json.dumps(items))
+
+
+def of_service(docker: FakeDocker, project: Path | None = None) -> Container:
+    return find(docker.program, "repom_postgres", "db", project or Path.cwd())
+
+
+@pytest.mark.parametrize("host", [None, "db", "localhost", "repom_postgres"])
+def test_a_compose_service_is_found_by_its_labels(docker: FakeDocker, host: str | None) -> None:
+    compose(docker, service("shop-db-1"))
+
+    chosen = choosing(docker, service="db", host=host)
+
+    assert "container shop-db-1" == chosen.where
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ({}, "running"),
+        ({"oneoff": "True"}, "absent"),
+        ({"project.working_dir": "/somewhere/else"}, "absent"),
+        ({"project.working_dir": ""}, "absent"),
+    ],
+    ids=["its own", "a one-off", "another project", "no folder"],
+)
+def test_only_the_services_own_container_of_this_project_counts(
+    docker: FakeDocker, labels: dict[str, str], found: str
+) -> None:
+    compose(docker, service("shop-db-1", **labels))
+
+    assert found == of_service(docker).state
+
+
+def test_the_compose_file_may_be_in_a_folder_of_the_project(docker: FakeDocker) -> None:
+    (Path.cwd() / "deploy").mkdir()
+    compose(docker, service("x", **{"project.working_dir": str(Path.cwd() / "deploy")}))
+
+    assert "x" == of_service(docker).name
+
+
+def test_a_project_folder_that_begins_alike_is_another(docker: FakeDocker) -> None:
+    compose(docker, service("x", **{"project.working_dir": f"{Path.cwd()}-two"}))
+
+    assert "absent" == of_service(docker).state
+
+
+def test_a_compose_project_reached_through_a_link_is_the_same(
+    docker: FakeDocker, tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    compose(docker, service("x", **{"project.working_dir": str(tmp_path / "link")}))
+
+    assert "x" == of_service(docker, tmp_path / "real").name
+
+
+def test_no_container_of_the_service_is_named_as_such(
+    docker: FakeDocker, talk: pytest.LogCaptureFixture
+) -> None:
+    compose(docker)
+    chosen = choosing(docker, service="db")
+
+    assert "Container of the Compose service db is not running (absent)" == chosen.fallback
+
+
+def test_the_running_one_of_several_is_the_service(docker: FakeDocker) -> None:
+    compose(docker, service("shop-db-1", "exited"), service("shop-db-2"))
+
+    assert "shop-db-2" == of_service(docker).name
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_several_containers_of_the_service_are_an_error(docker: FakeDocker, state: str) -> None:
+    compose(docker, service("shop-db-2", state), service("shop-db-1", state))
+
+    with pytest.raises(SettingsError, match="shop-db-1, shop-db-2") as caught:
+        choosing(docker, service="db")
+
+    assert "REPOM_CONTAINER" in caught.value.hint
+
+
+def test_an_engine_that_does_not_answer_is_a_state_of_the_service(docker: FakeDocker) -> None:
+    docker.answers("ps ", stderr=DOWN, status=1)
+
+    assert Container("of the Compose service db", "the Docker daemon is not running") == of_service(
+        docker
+    )
+
+
+# -- hosts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("LocalHost", True),
+        ("127.0.0.1", True),
+        ("127.255.0.9", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("localhost.example.com", False),
+        ("", False),
+    ],
+)
+def test_loopback(host: str, loopback: bool) -> None:
+    assert loopback == is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("address", "remote"),
+    [
+        ("unix:///var/run/docker.sock", False),
+        ("npipe:////./pipe/docker_engine", False),
+        ("tcp://127.0.0.1:2375", False),
+        ("tcp://[::1]:2375", False),
+        ("tcp://localhost:2375", False),
+        ("", False),
+        ("tcp://build.example.com:2376", True),
+        ("ssh://ann@build.example.com", True),
+        ("ssh://ann@build.example.com:22", True),
+    ],
+)
+def test_an_engine_on_another_machine_is_remote(
+    docker: FakeDocker, address: str, remote: bool
+) -> None:
+    docker.answers("context inspect", f"{address}\n")
+
+    assert (address if remote else None) == remote_endpoint(docker.program)
+
+
+def test_an_engine_without_contexts_is_local(docker: FakeDocker) -> None:
+    docker.answers("context inspect", stderr="unknown command", status=125)
+
+    assert remote_endpoint(docker.program) is None
+
+
+def test_the_users_own_configuration_of_docker_reaches_it(
+    docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker.runs("show", 'printf %s "$DOCKER_CONFIG"')
+    monkeypatch.setenv("DOCKER_CONFIG", "/mine")
+
+    assert "/mine" == container.ask(docker.program, ["show"])

@@ -127,8 +127,12 @@ class Database(Protocol):
     def sweep(self) -> None:
         """Remove what killed runs left behind."""
 
-    def abort(self) -> None:
-        """End what this run still has going on in the server."""
+    @property
+    def session(self) -> str:
+        """What this run's sessions in the server are called; empty without a server."""
+
+    def abort(self, session: str | None = None) -> None:
+        """End what this run, or the one of `session`, still has going on in the server."""
 
     def shell(self) -> int:
         """A shell on this terminal; returns its exit status."""

@@ -129,7 +129,7 @@ def backup(
     settings = (settings or Settings.load()).having(format=format, via=via, keep=keep)
     started = time.monotonic()
     database, target = open_database(settings, "pg_dump"), Store(settings.backup_dir)
-    with locked(settings, target, "backup", database.name), aborting(database):
+    with locked(settings, database, "backup"), aborting(database):
         facts = database.identify()
         last = _latest(target, identity(settings))
         draft = _draft(settings, database, facts, target, label)
@@ -333,13 +333,12 @@ def carry_out(plan: Plan) -> Restored:
     """Restore as planned: load a scratch database, check it, and swap it in."""
     started = time.monotonic()
     settings, database = plan.settings, plan.database
-    target = Store(settings.backup_dir)
-    names = sorted({database.name, plan.backup.database or database.name})
     if settings.dry:
         log.info("Would restore %s into %s", plan.backup.path, database.name)
         if database.backend == "sqlite":
             return Restored(database.name, plan.backup.name, None, 0.0)
-    with locked(settings, target, "restore", *names), aborting(database):
+    others = [plan.backup.database] if plan.backup.database else []
+    with locked(settings, database, "restore", *others), aborting(database):
         database.sweep()
         replaced = _replace(plan)
     return Restored(database.name, plan.backup.name, replaced, since(started))
@@ -378,7 +377,7 @@ def undo(settings: Settings | None = None) -> Restored:
     settings = settings or Settings.load()
     started = time.monotonic()
     database = open_database(settings, "psql")
-    with locked(settings, Store(settings.backup_dir), "undo", database.name), aborting(database):
+    with locked(settings, database, "undo"), aborting(database):
         kept = database.survey().kept
         if not kept:
             raise NotFound(f"No restore of {database.name} can be undone", "Nothing was replaced")
@@ -406,14 +405,18 @@ def shell(settings: Settings) -> int:
 
 
 @contextmanager
-def locked(settings: Settings, target: Store, doing: str, *names: str) -> Iterator[None]:
-    """Hold the locks of these databases, and clean up after runs that were killed."""
+def locked(settings: Settings, database: Database, doing: str, *names: str) -> Iterator[None]:
+    """Hold the lock of the database and of others by name, and clean up after runs that
+    were killed: their files, and what they had going on in the server."""
     if settings.dry:
         yield
         return
+    target = Store(settings.backup_dir)
     with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(target.lock(name, doing))
+        for name in sorted({database.name, *names}):
+            killed = stack.enter_context(target.lock(name, doing, database.session))
+            if killed:
+                database.abort(killed)
             target.sweep(name)
         yield
 

@@ -304,13 +304,18 @@ class Postgres:
 
     def sweep(self) -> None:
         for row, note in self._own("scratch"):
-            if not row["busy"] and is_dead(note):
+            if is_dead(note):
                 log.info("Removing %s, left behind by an earlier run", row["name"])
                 self.discard(row["name"])
 
-    def abort(self) -> None:
+    def abort(self, session: str | None = None) -> None:
+        session = session or self.runner.session
         with suppress(RepomError):
-            self.client.query(queries.ABORT, self._maintenance, session=self.runner.session)
+            self.client.query(queries.ABORT, self._maintenance, session=session)
+
+    @property
+    def session(self) -> str:
+        return self.runner.session
 
     def shell(self) -> int:
         return self.client.shell()

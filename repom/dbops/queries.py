@@ -53,8 +53,7 @@ SELECT system_identifier FROM pg_control_system();
 #: Databases of repom's own, by the JSON in their comment.
 OWN = """(SELECT json_agg(json_build_object('name', d.datname,
     'comment', shobj_description(d.oid, 'pg_database'),
-    'size', CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) END,
-    'busy', EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)))
+    'size', CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) END))
   FROM pg_database d WHERE d.datname ~ '^repom_[a-z]+_[0-9a-f]{8}$'
     AND shobj_description(d.oid, 'pg_database') LIKE '{%')"""
 

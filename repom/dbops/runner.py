@@ -327,6 +327,7 @@ class DockerRunner(HostRunner):
         inside = f"/tmp/{self.session}-{secrets.token_hex(4)}"
         script = (
             f"trap 'rm -f {inside}' EXIT; trap 'exit 143' HUP INT TERM; umask 077; "
+            "find /tmp -maxdepth 1 -name 'repom-*' -mmin +1440 -delete 2>/dev/null; "
             f"cat >{inside} || exit 74; "
             f"[ $(wc -c <{inside}) -eq $0 ] || {{ echo 'the copy is incomplete' >&2; exit 74; }}; "
             f'"$@" {inside}'

@@ -46,6 +46,7 @@ class Sqlite:
     backend = "sqlite"
     via = "file"
     fallback = ""
+    session = ""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
@@ -161,7 +162,7 @@ class Sqlite:
             if pid and not is_running(int(pid[1])):
                 remove_database(path)
 
-    def abort(self) -> None:
+    def abort(self, session: str | None = None) -> None:
         """Nothing runs elsewhere."""
 
     def shell(self) -> int:

@@ -283,46 +283,53 @@ class Store:
     # -- the lock -----------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, database: str, doing: str) -> Iterator[None]:
+    def lock(self, database: str, doing: str, session: str = "") -> Iterator[str]:
         """Only one operation on a database at a time, across processes. The kernel holds
         the lock, so a killed holder blocks nobody.
 
         :param doing: what for, for whoever finds it locked.
+        :param session: what the holder's sessions in the server are called.
+        :returns: the session of a holder that was killed; empty when there was none.
         :raises Refused: somebody else has it; says who.
         """
+        lock = self._acquired(database)
+        note = self._note(database)
         try:
-            make_private_folder(self.folder)
-            path = self.folder / f".{encoded(database)}.lock"
-            lock = FileLock(path, timeout=0, mode=0o600)
-            lock.acquire()
-        except Timeout:
-            raise Refused(
-                f"{database} is in use by another repom{self._holder(database)}", "Wait for it"
-            ) from None
-        except OSError as error:
-            raise disk_error(error, self.folder) from None
-        try:
-            note = self._note(database)
+            killed = str(self._holder(database).get("session", ""))
+            holder = {"pid": os.getpid(), "doing": doing, "session": session}
             with suppress(OSError):
                 remove(note)
                 with create_private(note) as file:
-                    file.write(json.dumps({"pid": os.getpid(), "doing": doing}).encode())
-            yield
+                    file.write(json.dumps(holder).encode())
+            yield killed
         finally:
             with suppress(OSError):
                 remove(note)
             lock.release()
 
+    def _acquired(self, database: str) -> FileLock:
+        try:
+            make_private_folder(self.folder)
+            lock = FileLock(self.folder / f".{encoded(database)}.lock", timeout=0, mode=0o600)
+            lock.acquire()
+            return lock
+        except Timeout:
+            holder = self._holder(database)
+            who = f" (process {holder['pid']}, {holder['doing']})" if holder else ""
+            raise Refused(f"{database} is in use by another repom{who}", "Wait for it") from None
+        except OSError as error:
+            raise disk_error(error, self.folder) from None
+
     def _note(self, database: str) -> Path:
         """Who holds the lock: beside it, since Windows lets nobody read a locked file."""
         return self.folder / f".{encoded(database)}.holder"
 
-    def _holder(self, database: str) -> str:
+    def _holder(self, database: str) -> dict[str, Any]:
         try:
             holder = json.loads(self._note(database).read_text())
-            return f" (process {int(holder['pid'])}, {holder['doing']})"
+            return {"pid": int(holder["pid"]), "doing": str(holder["doing"]), **holder}
         except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            return {}
 
 
 def read(path: Path) -> Backup:

@@ -93,7 +93,7 @@ def _for_backend(settings: Settings, archive: Archive) -> Settings:
 
 def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, int]:
     database = open_database(_for_backend(settings, archive), "pg_restore")
-    with locked(settings, Store(settings.backup_dir), "drill", database.name), aborting(database):
+    with locked(settings, database, "drill"), aborting(database):
         database.survey()
         facts = proven_facts(source)
         scratch = database.load(archive, facts, owner=False, replacing=False)
@@ -124,9 +124,8 @@ def prune(
     :param days: only those that are older than this, and that `keep` lets go, too.
     """
     settings = (settings or Settings.load()).having(keep=keep)
-    target = Store(settings.backup_dir)
-    with locked(settings, target, "prune", settings.database):
-        which = identity(settings)
+    target, which = Store(settings.backup_dir), identity(settings)
+    with target.lock(settings.database, "prune"):
         return store.prune(target, which, keep=settings.keep, days=days, dry=settings.dry)
 
 

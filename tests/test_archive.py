@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from repom.dbops.archive import Archive, compressor, major, recognise
-from repom.errors import Damaged, NotFound, RepomError, Refused
+from repom.errors import Damaged, NotFound, Refused, RepomError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -233,7 +233,7 @@ def test_a_compressed_file_that_is_cut_short_is_damage_at_the_latest_when_it_is_
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_a_compressed_file_that_lacks_its_last_bytes_is_damage(compression: str) -> None:
-    options = {zstd.CompressionParameter.checksum_flag: 1}
+    options: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
     script = b"SELECT 1;\n" * 9999
     whole = (
         gzip.compress(script) if compression == "gzip" else zstd.compress(script, options=options)
@@ -245,7 +245,7 @@ def test_a_compressed_file_that_lacks_its_last_bytes_is_damage(compression: str)
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_an_altered_byte_in_a_compressed_file_is_damage(compression: str) -> None:
-    options = {zstd.CompressionParameter.checksum_flag: 1}
+    options: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
     script = b"-- \n" + NOISE.hex().encode()
     whole = bytearray(
         gzip.compress(script) if compression == "gzip" else zstd.compress(script, options=options)

@@ -259,9 +259,13 @@ def test_nothing_behind_the_refused_line_is_passed_on() -> None:
 
 HARMLESS = {
     "data of COPY": b"COPY a FROM stdin;\nDROP DATABASE x;\n\\\\c y\n\\.\n",
-    "data of COPY with options": b"COPY a (b) FROM stdin WITH (FORMAT csv);\nDROP DATABASE x;\n\\.\n",
+    "data of COPY with options": (
+        b"COPY a (b) FROM stdin WITH (FORMAT csv);\nDROP DATABASE x;\n\\.\n"
+    ),
     "data of COPY over two lines": b"COPY a (b)\n  FROM stdin;\nDROP DATABASE x;\n\\.\n",
-    "data of COPY of a table with a line break": b'COPY "a\nb" FROM stdin;\nDROP DATABASE x;\n\\.\n',
+    "data of COPY of a table with a line break": (
+        b'COPY "a\nb" FROM stdin;\nDROP DATABASE x;\n\\.\n'
+    ),
     "a string": b"INSERT INTO a VALUES ('\nDROP DATABASE x;\n\\c y\n');\n",
     "a string with escapes": b"INSERT INTO a VALUES (E'\\'\nDROP DATABASE x;\n');\n",
     "a name": b'CREATE TABLE "\nDROP DATABASE x;\n" (a int);\n',

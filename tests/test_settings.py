@@ -33,7 +33,7 @@ def through_invoke(monkeypatch: pytest.MonkeyPatch, **environ: str) -> Config:
     """Invoke's own configuration, as a task gets it."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    config = Config(project_location=str(Path.cwd()))
+    config = Config(project_location=Path.cwd())
     config.load_collection(DEFAULTS)
     config.load_project()
     config.load_shell_env()
@@ -400,7 +400,7 @@ def test_a_url_that_cannot_be_used_is_refused_without_a_word_of_it(
 
 
 def test_several_hosts_in_the_images_variables_are_refused() -> None:
-    with pytest.raises(SettingsError, match="POSTGRES_HOST .* several hosts"):
+    with pytest.raises(SettingsError, match=r"POSTGRES_HOST .* several hosts"):
         load({"POSTGRES_HOST": "a,b"})
 
 

@@ -17,7 +17,17 @@ from typing import BinaryIO
 import pytest
 
 from repom.dbops import store
-from repom.dbops.store import Backup, Store, check, checksum, encoded, guess, plan_prune, read
+from repom.dbops.store import (
+    Backup,
+    Store,
+    check,
+    checksum,
+    encoded,
+    guess,
+    plan_prune,
+    read,
+    spelled,
+)
 from repom.errors import CommandFailed, Damaged, NotFound, Refused, SettingsError
 from tests import requires
 
@@ -330,7 +340,7 @@ def test_a_manifest_of_a_newer_repom_is_read(target: Store) -> None:
     content = json.loads(made.manifest.read_bytes())
     del content["checksum"]
     content["invented_later"] = [1]
-    made.manifest.write_text(json.dumps({**content, "checksum": checksum(content)}))
+    made.manifest.write_bytes(spelled({**content, "checksum": checksum(content)}))
 
     assert made == read(made.path)
 

@@ -126,6 +126,7 @@ def read_header(head: bytes, name: str) -> tuple[tuple[int, int], str | None, st
             at += 1 + size
             texts.append(head[at : at + length].decode("utf-8", "replace"))
             at += length
+            head[at - 1]  # the text ends where it says
     except IndexError:
         raise Damaged(f"{name} is cut short", HINT) from None
     return (major, minor), _version(texts[1]), _version(texts[2])

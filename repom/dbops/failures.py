@@ -57,6 +57,18 @@ OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
         "The SQL script creates or drops a database",
         "Take these lines out if the rest is meant for this database",
     ),
+    (
+        "row-level security policy",
+        Refused,
+        "Row level security hides rows of a table from this user",
+        "Dump as the table's owner, a superuser, or a role with BYPASSRLS",
+    ),
+    (
+        "unrecognized configuration parameter",
+        Refused,
+        "The SQL script was made for a newer PostgreSQL than the server on {where}",
+        "Restore it into the version that it was dumped from, or newer",
+    ),
     ("unsupported version", Refused, "pg_restore on {where} is too old for this archive", ""),
     ("could not read from input file", Damaged, "The archive is cut short", ""),
     ("unexpected end of file", Damaged, "The archive is cut short", ""),

@@ -32,7 +32,7 @@ from .commands import (
 )
 from .database import Facts, Kept, Survey
 from .failures import best_line
-from .runner import HostRunner
+from .runner import HostRunner, Stalled
 
 log = logging.getLogger("repom")
 
@@ -111,14 +111,24 @@ class Postgres:
         conninfo = self.client.conninfo(self.name)
         try:
             self.client.run(dump_argv(conninfo, format, zstd=zstd), stdout=file)
+        except Stalled as error:
+            raise CommandFailed(f"{error.message}; {self._diagnosis()}", "Try again") from None
         except CommandFailed as error:
-            if "lock timeout" in error.stderr:
+            if "LOCK TABLE" in error.stderr and "timeout" in error.stderr:
                 raise self._blocked() from None
             if not (zstd and "does not support compression" in error.stderr):
                 raise
             file.seek(0)
             file.truncate()
             self.client.run(dump_argv(conninfo, format, zstd=False), stdout=file)
+
+    def _diagnosis(self) -> str:
+        """Why nothing moves, as far as the server can be asked."""
+        try:
+            holders = self.client.query(queries.LOCKERS, self.name, timeout=10).splitlines()
+        except RepomError:
+            return f"the server on {self.where} does not answer"
+        return f"locks are held by {', '.join(holders)}" if holders else "no lock is in its way"
 
     def _blocked(self) -> Refused:
         holders = self.client.query(queries.LOCKERS, self.name).splitlines()

@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -36,7 +37,14 @@ SESSION = (
     " -c default_transaction_read_only=off"
 )
 
+#: Seconds without a byte after which a dump or a load has stalled.
+STALL = 60.0
+
 Stdin = BinaryIO | Iterable[bytes] | None
+
+
+class Stalled(CommandFailed):
+    """A program moved no byte for `STALL` seconds, and was ended."""
 
 
 class _Process(Local):
@@ -49,6 +57,7 @@ class _Process(Local):
         super().__init__(context)
         self.argv, self.stdin_from, self.stdout_to = list(argv), stdin, stdout
         self.process: subprocess.Popen[bytes] | None = None  # type: ignore[assignment]
+        self.pumped = 0  # blocks
 
     def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
         stdin = self.stdin_from if self.stdin_from is not None else subprocess.DEVNULL
@@ -67,6 +76,7 @@ class _Process(Local):
         try:
             for block in input_:
                 self.process.stdin.write(block)
+                self.pumped += 1
             self.process.stdin.close()
         except (BrokenPipeError, ConnectionResetError):
             pass  # the program stopped reading; its own message says why
@@ -77,6 +87,25 @@ class _Process(Local):
         except BaseException:
             self.kill()
             raise
+
+    def wait(self) -> None:
+        """Wait for the end, or for a stall where bytes should move."""
+        seen: float = -1
+        since = time.monotonic()
+        while not (self.process_is_finished or self.has_dead_threads):
+            moved = self._moved()
+            if moved != seen:
+                seen, since = moved, time.monotonic()
+            elif time.monotonic() - since > STALL:
+                self.stop()
+                raise Stalled(f"{Path(self.argv[0]).name} moved no byte for {STALL:g} s")
+            time.sleep(self.input_sleep)
+
+    def _moved(self) -> float:
+        """How far it has come; the clock where there is nothing to measure."""
+        if self.stdout_to:
+            return os.fstat(self.stdout_to.fileno()).st_size
+        return self.pumped if is_pumped(self.stdin_from) else time.monotonic()
 
     def read_proc_output(self, reader: Any) -> Generator[str, None, None]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

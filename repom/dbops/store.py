@@ -204,7 +204,7 @@ class Store:
         partial = backup.path.with_name(f".{backup.name}.json.partial")
         remove(partial)
         with create_private(partial) as file:
-            file.write(json.dumps(content, indent=2).encode() + b"\n")
+            file.write(spelled(content))
             sync(file)
         partial.replace(backup.manifest)
 
@@ -338,12 +338,14 @@ def read(path: Path) -> Backup:
     :raises Damaged: there is a manifest, and it is not what was written.
     """
     try:
-        content = json.loads(manifest_of(path).read_bytes())
+        raw = manifest_of(path).read_bytes()
+        content = json.loads(raw)
+        whole = spelled(content) == raw and content.pop("checksum") == checksum(content)
     except FileNotFoundError:
         return guess(path)
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or content.pop("checksum", "") != checksum(content):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        whole = False
+    if not whole:
         raise Damaged(
             f"The manifest of {path.name} is damaged",
             "Restore another backup, or remove the manifest to restore it unverified",
@@ -381,6 +383,11 @@ def _decoded(name: str) -> str:
     from urllib.parse import unquote
 
     return unquote(name)
+
+
+def spelled(content: Mapping[str, Any]) -> bytes:
+    """A manifest's bytes; there is no other spelling, so that every flipped bit shows."""
+    return json.dumps(content, indent=2).encode()
 
 
 def checksum(content: Mapping[str, Any]) -> str:

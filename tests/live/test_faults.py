@@ -1,0 +1,24 @@
+"""A short run of the seeded kills; the long one is `python -m tests.live.faults`."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.live import faults
+
+KILLS = 10  # of each kind
+SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
+
+
+@pytest.mark.parametrize("kind", faults.KINDS)
+def test_a_killed_run_leaves_the_old_or_the_new_data_whole(kind: str) -> None:
+    with faults.scene(kind) as at:
+        for number in range(KILLS + 2):
+            seed = f"{SEED}-{kind}-{number}"
+            try:
+                faults.kill(at, seed)
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}: {error}") from error
+        faults.follow_up(at)

@@ -1,0 +1,640 @@
+"""What could lose data, done to real servers: races, locks, roles, signals, full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import secrets
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from repom import dbops
+from repom.dbops import operations, runner
+from repom.errors import CommandFailed, Damaged, Refused, RepomError
+from repom.settings import Settings
+from tests import requires
+from tests.live.cli import environment, invoke
+from tests.live.conftest import settings_for
+from tests.live.servers import PASSWORD, Server, container_server, free_port, wait_until_ready
+
+SHOP = "CREATE TABLE item AS SELECT n, md5(n::text) FROM generate_series(1, 1000) n;"
+
+
+@pytest.fixture
+def shop(postgres_17: Server) -> Iterator[Server]:
+    postgres_17.create("shop")
+    postgres_17.sql(SHOP)
+    yield postgres_17
+    for name in postgres_17.databases():
+        if name.startswith("repom_"):
+            postgres_17.sql(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+
+
+# -- the swap ---------------------------------------------------------------------------
+
+
+@contextmanager
+def pool(server: Server, sessions: int) -> Iterator[None]:
+    """Sessions that hold long queries, and are back 10 ms after they were ended."""
+    loop = (
+        f"for i in $(seq {sessions}); do (while [ -e /tmp/pool ]; do"
+        " psql -XqU postgres -d shop -c 'SELECT pg_sleep(60)'; sleep 0.01; done) & done; wait"
+    )
+    server.run("touch", "/tmp/pool")
+    argv = ["docker", "exec", server.container, "sh", "-c", loop]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'shop'"
+    while int(server.sql(query, "postgres")) < sessions:
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        server.run("rm", "/tmp/pool")
+        server.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ 'pg_sleep'"
+            " AND pid <> pg_backend_pid()",
+            "postgres",
+        )
+        process.wait(20)
+
+
+def test_a_pool_that_reconnects_does_not_win_the_race(shop: Server, project: Path) -> None:
+    settings = settings_for(shop, project)
+    before = shop.dump()
+    made = dbops.backup(settings)
+    with pool(shop, 16):
+        for _ in range(4):
+            shop.sql("DROP TABLE IF EXISTS item")
+            dbops.restore(made, settings)
+            assert shop.dump() == before
+
+
+def test_what_holds_the_name_is_refused_before_anything_is_made(project: Path) -> None:
+    with container_server(17) as server:
+        server.sql("ALTER SYSTEM SET max_prepared_transactions = 5", "postgres")
+        server.sql("ALTER SYSTEM SET wal_level = logical", "postgres")
+        subprocess.run(["docker", "restart", server.container], check=True, capture_output=True)
+        wait_until_ready(server)
+        server.create("shop")
+        server.sql(SHOP)
+        settings = settings_for(server, project)
+        made = dbops.backup(settings)
+        server.sql("BEGIN; INSERT INTO item VALUES (0, ''); PREPARE TRANSACTION 'half'")
+        with pytest.raises(Refused, match="half"):
+            dbops.restore(made, settings)
+        server.sql("ROLLBACK PREPARED 'half'")
+        with active_slot(server), pytest.raises(Refused, match="tap"):
+            dbops.restore(made, settings)
+        assert server.leftovers() == []
+        server.sql("SELECT pg_drop_replication_slot('tap')")
+        dbops.restore(made, settings)
+
+
+@contextmanager
+def active_slot(server: Server) -> Iterator[None]:
+    create = "SELECT pg_create_logical_replication_slot('tap', 'test_decoding')"
+    server.sql(create, "shop")
+    argv = ["docker", "exec", server.container, "pg_recvlogical", "-U", "postgres", "-d", "shop"]
+    process = subprocess.Popen([*argv, "--slot=tap", "--start", "-f", "/dev/null"])
+    active = "SELECT count(*) FROM pg_replication_slots WHERE active"
+    while server.sql(active, "postgres") == "0":
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        server.sql(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active",
+            "postgres",
+        )
+        process.kill()
+        process.wait(10)
+        while server.sql(active, "postgres") != "0":
+            server.sql(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots", "postgres"
+            )
+            time.sleep(0.05)
+
+
+def test_what_belongs_to_the_database_is_carried_over(server: Server, project: Path) -> None:
+    server.create("shop")
+    server.sql(SHOP)
+    server.sql(
+        """ALTER DATABASE shop SET search_path = "$user", public, "odd, name";
+        ALTER DATABASE shop SET work_mem = '7MB';
+        ALTER DATABASE shop SET my.own = 'it''s';
+        ALTER ROLE repom_reader IN DATABASE shop SET statement_timeout = '7s';
+        REVOKE ALL ON DATABASE shop FROM PUBLIC;
+        GRANT CONNECT ON DATABASE shop TO repom_reader WITH GRANT OPTION;
+        COMMENT ON DATABASE shop IS 'the shop''s "own"';
+        ALTER DATABASE shop CONNECTION LIMIT 77;"""
+    )
+    before = properties(server)
+    settings = settings_for(server, project)
+    made = dbops.backup(settings)
+    dbops.restore(made, settings)
+    assert properties(server) == before
+    dbops.undo(settings)
+    assert properties(server) == before
+
+
+def properties(server: Server) -> str:
+    text = server.run("pg_dump", "-s", "-C", "-d", "dbname=shop")
+    return re.sub(r"^\\(un)?restrict .*$", "", text, flags=re.M)
+
+
+@pytest.fixture
+def owner(postgres_17: Server) -> Iterator[Server]:
+    """A user who is no superuser, has CREATEDB and owns the database."""
+    server = postgres_17
+    server.sql("DROP DATABASE IF EXISTS owned WITH (FORCE)", "postgres")
+    server.sql("DROP ROLE IF EXISTS plain_owner", "postgres")
+    server.sql(f"CREATE ROLE plain_owner LOGIN CREATEDB PASSWORD {PASSWORD_SQL}", "postgres")
+    server.sql("CREATE DATABASE owned OWNER plain_owner", "postgres")
+    server.sql(f"SET ROLE plain_owner; {SHOP}", "owned")
+    yield server
+    for name in server.databases():
+        if name.startswith("repom_"):
+            server.sql(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+
+
+PASSWORD_SQL = "'" + PASSWORD.replace("'", "''") + "'"
+
+
+def test_an_owner_who_is_no_superuser(owner: Server, project: Path) -> None:
+    settings = settings_for(owner, project, "owned", POSTGRES_USER="plain_owner")
+    before = owner.dump("owned")
+    made = dbops.backup(settings)
+    owner.sql("DROP TABLE item", "owned")
+    dbops.restore(made, settings)
+    assert owner.dump("owned") == before
+    dbops.undo(settings)
+    dbops.undo(settings)
+    assert owner.dump("owned") == before
+    assert owner.leftovers() == []
+
+
+def test_a_superusers_session_is_named_and_nothing_is_made(owner: Server, project: Path) -> None:
+    settings = settings_for(owner, project, "owned", POSTGRES_USER="plain_owner")
+    made = dbops.backup(settings)
+    argv = ["docker", "exec", owner.container, "psql", "-XqU", "postgres", "-d", "owned"]
+    session = subprocess.Popen([*argv, "-c", "SELECT pg_sleep(60)"], stdout=subprocess.DEVNULL)
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'owned'"
+    while owner.sql(query, "postgres") == "0":
+        time.sleep(0.05)
+    try:
+        with pytest.raises(Refused, match="postgres"):
+            dbops.restore(made, settings)
+    finally:
+        owner.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'owned'",
+            "postgres",
+        )
+        session.wait(10)
+    assert owner.leftovers() == []
+
+
+def test_a_user_who_may_not_create_a_database_restores_in_place(
+    owner: Server, project: Path
+) -> None:
+    owner.sql("ALTER ROLE plain_owner NOCREATEDB", "postgres")
+    settings = settings_for(owner, project, "owned", POSTGRES_USER="plain_owner")
+    before = owner.dump("owned")
+    for format in ("custom", "plain"):
+        made = dbops.backup(settings, format=format)
+        owner.sql("SET ROLE plain_owner; DROP TABLE item; CREATE TABLE stranger ()", "owned")
+        with pytest.raises(Refused, match="may not create"):
+            dbops.restore(made, settings)
+        assert dbops.restore(made, settings, in_place=True).replaced is None
+        assert owner.dump("owned") == before
+
+
+def test_a_load_in_place_that_fails_changes_nothing(owner: Server, project: Path) -> None:
+    settings = settings_for(owner, project, "owned", POSTGRES_USER="plain_owner")
+    before = owner.dump("owned")
+    for text in (
+        "CREATE TABLE a (a int);\nCREATE TABLE a (a int);\n",
+        "CREATE TABLE a (a int);\nS'",
+    ):
+        (project / "bad.sql").write_text(text)
+        with pytest.raises(RepomError):
+            dbops.restore(str(project / "bad.sql"), settings, in_place=True)
+        assert owner.dump("owned") == before
+
+
+def test_into_restores_beside_and_touches_nothing_else(server: Server, project: Path) -> None:
+    server.create("shop")
+    server.sql(SHOP)
+    server.sql('DROP DATABASE IF EXISTS "be side" WITH (FORCE)', "postgres")
+    settings = settings_for(server, project)
+    before = server.dump()
+    made = dbops.backup(settings)
+    server.sql("INSERT INTO item VALUES (0, 'new')")
+    changed = server.dump()
+    databases = server.databases()
+
+    done = dbops.restore(made, settings, into="be side")
+    assert done.database == "be side"
+    assert server.dump("be side") == before
+    assert server.dump() == changed
+    assert server.databases() == databases | {"be side"}
+    with pytest.raises(Refused, match="exists already"):
+        dbops.restore(made, settings, into="be side")
+    server.sql('DROP DATABASE "be side"', "postgres")
+
+
+def test_a_database_that_is_gone_comes_back(server: Server, project: Path) -> None:
+    server.create("shop")
+    server.sql(SHOP)
+    settings = settings_for(server, project)
+    before = server.dump()
+    made = dbops.backup(settings)
+    server.sql("DROP DATABASE shop WITH (FORCE)", "postgres")
+    assert dbops.restore(made, settings).replaced is None
+    assert server.dump() == before
+
+
+def test_kept_databases_are_limited_and_the_newest_stay(shop: Server, project: Path) -> None:
+    made = dbops.backup(settings_for(shop, project))
+    for keep, expected in ((2, 1), (2, 2), (2, 2), (1, 1), (0, 0)):
+        settings = settings_for(shop, project, REPOM_UNDO_KEEP=str(keep))
+        plan = operations.plan_restore(made, settings)
+        operations.carry_out(plan)
+        kept = [d for d in shop.databases() if d.startswith("repom_undo_")]
+        assert len(kept) == expected
+        assert not {old.name for old in plan.going} & set(kept)
+
+
+# -- settings of roles and databases that break dumps -----------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "ALTER ROLE plain_owner SET statement_timeout = '1ms'",
+        "ALTER ROLE plain_owner SET default_transaction_read_only = on",
+        "ALTER DATABASE owned SET default_transaction_read_only = on",
+        "ALTER ROLE plain_owner SET lock_timeout = '1ms'",
+    ],
+)
+def test_a_setting_that_would_break_it(owner: Server, project: Path, setting: str) -> None:
+    owner.sql(setting, "postgres")
+    settings = settings_for(owner, project, "owned", POSTGRES_USER="plain_owner")
+    before = owner.run("pg_dump", "-d", "dbname=owned")
+    made = dbops.backup(settings)
+    dbops.restore(made, settings)
+    after = owner.run("pg_dump", "-d", "dbname=owned")
+    strip = re.compile(r"^\\(un)?restrict .*$", re.M)
+    assert strip.sub("", after) == strip.sub("", before)
+    owner.sql("ALTER ROLE plain_owner RESET ALL", "postgres")
+
+
+def test_row_level_security_hides_nothing_silently(owner: Server, project: Path) -> None:
+    owner.sql(
+        "CREATE TABLE secret (a int); INSERT INTO secret VALUES (1);"
+        "ALTER TABLE secret ENABLE ROW LEVEL SECURITY; GRANT SELECT ON secret TO plain_owner",
+        "owned",
+    )
+    settings = settings_for(owner, project, "owned", POSTGRES_USER="plain_owner")
+    with pytest.raises(Refused, match="Row level security"):
+        dbops.backup(settings)
+    assert dbops.list_backups(settings) == []
+
+
+def test_a_hostile_psqlrc_is_not_read(shop: Server, project: Path) -> None:
+    shop.run("sh", "-c", r"printf '\\echo hostile\n\\set AUTOCOMMIT off\n' > ~/.psqlrc")
+    try:
+        settings = settings_for(shop, project)
+        before = shop.dump()
+        for format in ("custom", "plain"):
+            dbops.restore(dbops.backup(settings, format=format), settings)
+            assert shop.dump() == before
+    finally:
+        shop.run("sh", "-c", "rm ~/.psqlrc")
+
+
+def test_a_locked_table_names_who_holds_it(
+    shop: Server, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repom.dbops.commands.LOCK_WAIT", 500)
+    argv = [
+        "docker",
+        "exec",
+        "-e",
+        "PGAPPNAME=migration",
+        shop.container,
+        "psql",
+        "-XqU",
+        "postgres",
+    ]
+    lock = "BEGIN; LOCK TABLE item; SELECT pg_sleep(60)"
+    holder = subprocess.Popen([*argv, "-d", "shop", "-c", lock], stdout=subprocess.DEVNULL)
+    held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
+    while shop.sql(held, "shop") == "0":
+        time.sleep(0.05)
+    try:
+        with pytest.raises(Refused, match=r"locked by process \d+ \(postgres, migration"):
+            dbops.backup(settings_for(shop, project))
+    finally:
+        holder.kill()
+        shop.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'migration'",
+            "postgres",
+        )
+        holder.wait(10)
+
+
+def test_a_dump_that_stalls_is_ended_with_a_diagnosis(
+    shop: Server, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "STALL", 1.5)
+    shop.sql("CREATE TABLE big AS SELECT md5(n::text) FROM generate_series(1, 2000000) n")
+    stopper = threading.Timer(0.0, stop_pg_dump, [shop])
+    stopper.start()
+    try:
+        with pytest.raises(CommandFailed, match="moved no byte for"):
+            dbops.backup(settings_for(shop, project))
+    finally:
+        stopper.join()
+    assert dbops.list_backups(settings_for(shop, project)) == []
+
+
+def stop_pg_dump(server: Server) -> None:
+    for _ in range(200):
+        script = "for p in /proc/[0-9]*; do read c < $p/comm; "
+        script += '[ "$c" = pg_dump ] && kill -STOP ${p#/proc/} && echo stopped; done; true'
+        if "stopped" in server.run("sh", "-c", script, check=False):
+            return
+        time.sleep(0.01)
+
+
+# -- damage -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["sqlite", "custom", "plain"])
+def test_every_flipped_bit_and_every_truncation_is_found(
+    request: pytest.FixtureRequest, project: Path, format: str
+) -> None:
+    """Before the database is even asked: the plan fails at the file."""
+    if format == "sqlite":
+        with closing(sqlite3.connect(project / "x.db")) as database, database:
+            database.executescript("CREATE TABLE t (a); INSERT INTO t VALUES ('x'), ('y');")
+        settings = Settings.load(environ={"DATABASE_URL": "sqlite:///x.db"}, cwd=project)
+    else:
+        server: Server = request.getfixturevalue("shop")
+        settings = settings_for(server, project, REPOM_FORMAT=format)
+        server.sql("DELETE FROM item WHERE n > 50")
+    made = dbops.backup(settings)
+    assert made.size <= 20_000
+    away = settings.having(docker="/nowhere")  # whoever asked a server would fail otherwise
+    dice = random.Random(f"flip-{format}")
+    for path in (made.path, made.manifest):
+        whole = path.read_bytes()
+        for _ in range(850):
+            at, bit = dice.randrange(len(whole)), dice.randrange(8)
+            broken = bytearray(whole)
+            broken[at] ^= 1 << bit
+            path.write_bytes(bytes(broken))
+            with pytest.raises(Damaged):
+                operations.plan_restore(made.name, away)
+        for size in range(0, len(whole), 1 if len(whole) < 3000 else 7):
+            path.write_bytes(whole[:size])
+            with pytest.raises(Damaged):
+                operations.plan_restore(made.name, away)
+        path.write_bytes(whole)
+
+
+# -- signals ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(postgres_17: Server) -> Iterator[Server]:
+    """A database whose dump and restore take a second or more."""
+    server = postgres_17
+    if "large" not in server.databases():
+        server.create("large")
+        server.sql(
+            "CREATE TABLE t AS SELECT n, md5(n::text) a, md5((n+1)::text) b"
+            " FROM generate_series(1, 1500000) n; CREATE INDEX ON t (a);",
+            "large",
+        )
+    yield server
+
+
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_ends_it_within_two_seconds_and_leaves_nothing(
+    large: Server, project: Path, verb: str, signum: int, status: int
+) -> None:
+    env = large.environment("large")
+    task = ["db.backup"]
+    if verb == "restore":
+        made = invoke(project, "db.backup", env=env)
+        assert made.status == 0, made.err
+        task = ["db.restore", "--latest", "--yes"]
+    count = large.sql("SELECT count(*) FROM t", "large")
+    stored = sorted(p.name for p in (project / "backups").glob("*.dump"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "invoke", *task],
+        cwd=project,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_work(large, verb)
+    started = time.monotonic()
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=20)
+    seconds = time.monotonic() - started
+
+    assert process.returncode == status, err
+    assert seconds < 2, f"{seconds:.1f} s"
+    assert out == ""
+    assert "Traceback" not in err
+    assert large.sql("SELECT count(*) FROM t", "large") == count
+    assert sorted(p.name for p in (project / "backups").glob("*.dump")) == stored
+    assert [p.name for p in (project / "backups").glob(".*partial*")] == []
+    deadline = time.monotonic() + 5
+    while large.leftovers() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert large.leftovers() == []
+
+
+def wait_for_work(server: Server, verb: str) -> None:
+    """Until the program is in the middle of its work in the server."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^repom-' AND query ~ "
+    query += "'^COPY'"
+    for _ in range(400):
+        if server.sql(query, "postgres") != "0":
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the {verb} was never seen at work")
+
+
+# -- several at once --------------------------------------------------------------------
+
+
+def test_eight_processes_at_once(shop: Server, project: Path) -> None:
+    env = shop.environment(REPOM_KEEP="3")
+    before = shop.dump()
+    assert invoke(project, "db.backup", env=env).status == 0
+    tasks = [["db.backup"], ["db.restore", "--latest", "--yes"], ["db.prune"], ["db.backup"]] * 2
+    with ThreadPoolExecutor(8) as threads:
+        ended = list(threads.map(lambda task: invoke(project, *task, env=env), tasks))
+    assert {e.status for e in ended} <= {0, 5}, [e.err for e in ended]
+    assert any(e.status == 0 for e in ended)
+    for refused in (e for e in ended if e.status == 5):
+        assert "is in use by another repom" in refused.last
+    assert shop.dump() == before
+    settings = settings_for(shop, project)
+    for backup in dbops.list_backups(settings):
+        assert dbops.verify(backup.name, settings).problems == ()
+    assert shop.leftovers() == []
+
+
+# -- disks ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    requires.need(os.name == "posix" and os.geteuid() == 0, "root, to mount a small disk")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    yield folder
+    subprocess.run(["umount", str(folder)], capture_output=True)
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+def test_a_disk_that_is_full_at_any_size(
+    request: pytest.FixtureRequest, project: Path, small_disk: Path, backend: str
+) -> None:
+    if backend == "sqlite":
+        with closing(sqlite3.connect(project / "x.db")) as database, database:
+            database.execute("CREATE TABLE t (a)")
+            rows = [(os.urandom(1000),) for _ in range(700)]
+            database.executemany("INSERT INTO t VALUES (?)", rows)
+        env = {"DATABASE_URL": "sqlite:///x.db"}
+    else:
+        server: Server = request.getfixturevalue("shop")
+        server.sql("CREATE EXTENSION IF NOT EXISTS pgcrypto")
+        server.sql(
+            "CREATE TABLE noise AS SELECT gen_random_bytes(1000) FROM generate_series(1, 600)"
+        )
+        env = server.environment()
+    failed = 0
+    for kilobytes in range(64, 2100, 192):
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "repom", str(small_disk)]
+        subprocess.run(mount, check=True)
+        ended = invoke(project, "db.backup", env={**env, "REPOM_BACKUP_DIR": str(small_disk)})
+        files = {p.name for p in small_disk.iterdir() if not p.name.endswith(".lock")}
+        if ended.status:
+            failed += 1
+            assert ended.status in (1, 5), ended.err
+            assert files == set(), ended.err
+        else:
+            assert len(files) == 2, ended.err
+        subprocess.run(["umount", str(small_disk)], check=True)
+    assert 0 < failed < 11
+
+
+def test_a_full_tmp_in_the_container(project: Path) -> None:
+    name, port = f"repom_test_{secrets.token_hex(3)}", free_port()
+    requires.image(17)
+    run = ["docker", "run", "-d", "--name", name, "-p", f"127.0.0.1:{port}:5432"]
+    run += ["--tmpfs", "/tmp:size=64k", "-e", f"POSTGRES_PASSWORD={PASSWORD}", "postgres:17"]
+    subprocess.run(run, check=True, capture_output=True)
+    try:
+        server = Server("container", 17, port, name)
+        wait_until_ready(server)
+        server.create("shop")
+        server.sql("CREATE TABLE t AS SELECT md5(n::text) FROM generate_series(1, 20000) n")
+        settings = settings_for(server, project)
+        before = server.dump()
+        made = dbops.backup(settings)
+        with pytest.raises(RepomError, match="No space left"):
+            dbops.restore(made, settings)
+        assert server.dump() == before
+        assert server.leftovers() == []
+    finally:
+        subprocess.run(["docker", "rm", "-fv", name], check=True, capture_output=True)
+
+
+# -- secrets ----------------------------------------------------------------------------
+
+
+def test_the_password_is_nowhere_to_be_seen(postgres_host: Server, project: Path) -> None:
+    postgres_host.create("shop")
+    postgres_host.sql(SHOP)
+    env = postgres_host.environment()
+    seen: list[str] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                except OSError:
+                    continue
+                if PASSWORD in line:
+                    seen.append(line)
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    tasks = (["db.backup"], ["db.list"], ["db.restore", "--latest", "--yes"], ["db.verify"])
+    ended = [invoke(project, "--echo", *task, env=env) for task in tasks]
+    ended.append(invoke(project, "--debug", "--dry", "db.backup", env=env))
+    done.set()
+    watcher.join()
+    assert [e.status for e in ended] == [0] * 5, [e.last for e in ended]
+    assert seen == []
+    for e in ended[:4]:
+        assert PASSWORD not in e.out + e.err
+    files = [p for p in (project / "backups").rglob("*") if p.is_file()]
+    assert files
+    assert not any(PASSWORD.encode() in p.read_bytes() for p in files)
+
+
+# -- the store --------------------------------------------------------------------------
+
+
+def test_a_much_smaller_backup_deletes_nothing(shop: Server, project: Path) -> None:
+    env = shop.environment(REPOM_KEEP="1")
+    assert invoke(project, "db.backup", env=env).status == 0
+    shop.sql("DROP TABLE item")
+    ended = invoke(project, "db.backup", env=env)
+    assert ended.status == 0
+    assert "nothing was pruned" in ended.err
+    assert len(list((project / "backups").glob("*.dump"))) == 2
+
+
+def test_a_drill_restores_for_real_and_is_recorded(server: Server, project: Path) -> None:
+    server.create("shop")
+    server.sql(SHOP)
+    env = server.environment()
+    made = json.loads(invoke(project, "db.backup", "--json", env=env).out)
+    databases = server.databases()
+    ended = invoke(project, "db.verify", "--drill", env=env)
+    assert ended.status == 0, ended.err
+    assert "1000 rows in 1 tables" in ended.out
+    assert server.databases() == databases
+    manifest = json.loads(Path(made["path"] + ".json").read_text())
+    assert manifest["verified"] == ["complete", "sha256", "archive", "drill"]
+    assert manifest["facts"]["drill"]["rows"] == {"public.item": 1000}
+    assert invoke(project, "db.restore", "--latest", "--yes", env=env).status == 0

@@ -37,6 +37,26 @@ NAME = re.compile(
     r"(?:_(?P<label>[A-Za-z0-9.-]{1,40}))?\.(?P<extension>dump|sql\.gz|sqlite3\.zst)"
 )
 
+#: What people and scripts see of a backup, in the order of the contract.
+SHOWN = (
+    "name",
+    "path",
+    "database",
+    "backend",
+    "format",
+    "label",
+    "created_at",
+    "size",
+    "sha256",
+    "via",
+    "server_version",
+    "tool_version",
+    "system_identifier",
+    "pinned",
+    "verified",
+    "duration_s",
+)
+
 #: A database's backend, its name, and its server when that is another machine. Two
 #: backups are of the same database when these are the same.
 Identity = tuple[str, str, str | None]
@@ -89,7 +109,7 @@ class Backup:
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` shows: times as ISO 8601 in UTC, sizes in bytes."""
-        shown = {f.name: getattr(self, f.name) for f in fields(self)[:-2]}
+        shown = {name: getattr(self, name) for name in SHOWN}
         when = self.created_at.isoformat().replace("+00:00", "Z")
         return {**shown, "path": str(self.path), "created_at": when, "verified": [*self.verified]}
 

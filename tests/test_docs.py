@@ -18,10 +18,22 @@ TASKS: dict[str, Task] = {name: ns[name] for name in ns.task_names}  # type: ign
 VARIABLES = [f"REPOM_{key.upper()}" for key in OPTIONS]
 VARIABLES += ["DATABASE_URL", "REPOM_DATABASE_URL"]
 VARIABLES += [f"POSTGRES_{name}" for name in ("USER", "PASSWORD", "DB", "HOST", "PORT")]
-CONTRACT = (
-    "db.backup db.restore db.undo db.list db.verify db.prune db.pin db.shell demo "
-    "postgres.start postgres.stop postgres.status postgres.logs postgres.remove"
-).split()
+CONTRACT = [
+    "db.backup",
+    "db.restore",
+    "db.undo",
+    "db.list",
+    "db.verify",
+    "db.prune",
+    "db.pin",
+    "db.shell",
+    "demo",
+    "postgres.start",
+    "postgres.stop",
+    "postgres.status",
+    "postgres.logs",
+    "postgres.remove",
+]
 
 
 def test_the_tasks_are_those_of_the_contract() -> None:

@@ -15,10 +15,24 @@ import pytest
 
 from tests.live.cli import environment, invoke
 
-KEYS = (
-    "name path database backend format label created_at size sha256 via server_version "
-    "tool_version system_identifier pinned verified duration_s"
-).split()
+KEYS = [
+    "name",
+    "path",
+    "database",
+    "backend",
+    "format",
+    "label",
+    "created_at",
+    "size",
+    "sha256",
+    "via",
+    "server_version",
+    "tool_version",
+    "system_identifier",
+    "pinned",
+    "verified",
+    "duration_s",
+]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from invoke.exceptions import UnexpectedExit
@@ -81,24 +82,25 @@ class Client:
         argv = psql_argv(self.conninfo(database), variables)
         return self.run(argv, stdin=[query.encode()], dry=False if probe else None)
 
-    def run(self, argv: list[str], **how: Any) -> Result:
+    def run(self, argv: list[str], *, options: str = "", **how: Any) -> Result:
         """Run a program; a password goes with it when the server turns out to want one.
 
+        :param options: settings of its sessions, as in PGOPTIONS.
         :raises RepomError: see `repom.dbops.failures`.
         """
         with translated(self.login, self.runner):
             try:
-                return self.runner.run(argv, env=self.environment(), **how)
+                return self.runner.run(argv, env=self.environment(options), **how)
             except UnexpectedExit as error:
                 if not self._wants_password(error.result):
                     raise
                 self._with_password = True
-                return self.runner.run(argv, env=self.environment(), **how)
+                return self.runner.run(argv, env=self.environment(options), **how)
 
-    def run_on_file(self, argv: list[str], path: Any, **how: Any) -> Result:
+    def run_on_file(self, argv: list[str], path: Path, *, options: str = "", **how: Any) -> Result:
         """Run a program on a file that lies here, wherever the program runs."""
         with translated(self.login, self.runner):
-            return self.runner.run_on_file(argv, path, env=self.environment(), **how)
+            return self.runner.run_on_file(argv, path, env=self.environment(options), **how)
 
     def shell(self) -> int:
         if not self.in_container:
@@ -110,9 +112,9 @@ class Client:
         wanted = "no password supplied" in failed.stderr
         return bool(wanted and self.login.password and not self._with_password)
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, options: str = "") -> dict[str, str]:
         """Variables for libpq. The password is among them on the host, and in a container
         only when its local connections do not trust."""
         password = self.login.password if self._with_password else None
-        settings = {"PGOPTIONS": SESSION, "PGCONNECT_TIMEOUT": "15"}
+        settings = {"PGOPTIONS": f"{SESSION} {options}".strip(), "PGCONNECT_TIMEOUT": "15"}
         return {**settings, **({"PGPASSWORD": password} if password else {})}

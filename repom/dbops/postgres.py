@@ -22,6 +22,7 @@ from .archive import Archive, major
 from .client import Client
 from .commands import (
     ARCHIVE_FORMATS,
+    LOAD,
     Login,
     dump_argv,
     psql_argv,
@@ -200,7 +201,7 @@ class Postgres:
         conninfo = self.client.conninfo(scratch)
         if archive.kind == "custom":
             argv = restore_argv(conninfo, jobs=self.jobs, owner=owner)
-            self.client.run_on_file(argv, archive.path)
+            self.client.run_on_file(argv, archive.path, options=LOAD)
         else:
             known = restricts(self.client.psql_version)
             blocks = script.for_psql(archive.blocks(), trusted=trusted, restricts=known)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
-from ..dbops import operations, upkeep
-from ..dbops.operations import Plan, Restored
-from ..dbops.store import Backup
 from ..errors import CommandFailed, Damaged, NotFound, RepomError, SettingsError
 from ..settings import Settings, whole_number
 from .console import DEFAULTS, ask, command, confirm, is_terminal, say, show
 from .tables import age, size, table
+
+# The library is imported by the tasks when they run: `invoke --list` need not pay for it.
+if TYPE_CHECKING:
+    from ..dbops.operations import Plan, Restored
+    from ..dbops.store import Backup
+
 
 JSON = "print the result as JSON"
 YES = "do not ask"
@@ -39,6 +42,8 @@ def backup(
     json: bool = False,
 ) -> None:
     """Write one verified backup of the database, then prune older ones."""
+    from ..dbops import operations
+
     settings = Settings.load(c.config, format=format, via=via, keep=keep)
     made = operations.backup(settings, label=label)
     if settings.dry:
@@ -75,6 +80,8 @@ def restore(
     json: bool = False,
 ) -> None:
     """Replace the database by a backup, whole or not at all."""
+    from ..dbops import operations
+
     settings = Settings.load(c.config, via=via, jobs=jobs)
     chosen = _chosen(settings, backup, latest)
     if chosen is None:
@@ -90,6 +97,8 @@ def restore(
 
 
 def _chosen(settings: Settings, name: str | None, latest: bool) -> Backup | None:
+    from ..dbops import upkeep
+
     if name and latest:
         raise SettingsError("Both --backup and --latest were given", "Give one of them")
     if name or latest:
@@ -133,6 +142,8 @@ def _question(plan: Plan) -> str:
 
 def _holds(plan: Plan) -> str:
     """Size, tables and the age of the last backup of what will be replaced."""
+    from ..dbops import upkeep
+
     facts = [size(plan.survey.size)]
     try:
         facts.append(f"{plan.database.identify().tables} tables")
@@ -163,6 +174,8 @@ def _tell(done: Restored, settings: Settings, json: bool) -> None:
 @command(help={"yes": YES, "json": JSON})
 def undo(c: Context, yes: bool = False, json: bool = False) -> None:
     """Put back what the last restore replaced; once more undoes the undo."""
+    from ..dbops import operations
+
     settings = Settings.load(c.config)
     if not settings.dry and not confirm(f"Put back what {settings.database} held before?", yes):
         say("Nothing was changed")
@@ -173,6 +186,8 @@ def undo(c: Context, yes: bool = False, json: bool = False) -> None:
 @command(name="list", help={"json": JSON})
 def list_(c: Context, json: bool = False) -> None:
     """Show the backups, newest first, and what can be undone."""
+    from ..dbops import upkeep
+
     settings = Settings.load(c.config)
     backups = upkeep.list_backups(settings)
     if json:
@@ -192,6 +207,8 @@ def _row(b: Backup) -> tuple[str, ...]:
 
 def _show_undo(settings: Settings) -> None:
     """A list of files must not fail because the server is down."""
+    from ..dbops import operations
+
     try:
         kept = operations.undoable(settings)
     except RepomError as error:
@@ -210,6 +227,8 @@ def _show_undo(settings: Settings) -> None:
 )
 def verify(c: Context, backup: str | None = None, drill: bool = False, json: bool = False) -> None:
     """Check that a backup is still what was written, to its last byte."""
+    from ..dbops import upkeep
+
     settings = Settings.load(c.config)
     found = upkeep.verify(backup, settings, drill=drill)
     if json:
@@ -231,6 +250,8 @@ def verify(c: Context, backup: str | None = None, drill: bool = False, json: boo
 )
 def prune(c: Context, keep: str | None = None, days: str | None = None, json: bool = False) -> None:
     """Delete old backups of this database; with --dry, only say which."""
+    from ..dbops import upkeep
+
     settings = Settings.load(c.config, keep=keep)
     done = upkeep.prune(settings, days=whole_number("--days", days))
     verb = "Would delete" if settings.dry else "Deleted"
@@ -249,6 +270,8 @@ def _reasons(pairs: Sequence[tuple[Backup, str]]) -> list[dict[str, Any]]:
 @command(help={"backup": "a backup's name", "off": "let prune have it again"})
 def pin(c: Context, backup: str | None = None, off: bool = False) -> None:
     """Keep a backup whatever prune says."""
+    from ..dbops import upkeep
+
     if not backup:
         raise SettingsError("No backup was named", "Give --backup with a name")
     pinned = upkeep.pin(backup, Settings.load(c.config), off=off)
@@ -258,6 +281,8 @@ def pin(c: Context, backup: str | None = None, off: bool = False) -> None:
 @command(help={})
 def shell(c: Context) -> None:
     """Open psql or the SQLite shell on the database."""
+    from ..dbops import operations
+
     status = operations.shell(Settings.load(c.config))
     if status:
         raise CommandFailed(f"The shell ended with exit status {status}")

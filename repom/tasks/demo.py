@@ -8,7 +8,6 @@ from pathlib import Path
 
 from invoke import Context
 
-from ..dbops import operations
 from ..errors import CommandFailed
 from ..settings import Settings
 from .console import command, say, show
@@ -42,6 +41,8 @@ INSERT INTO sale (album_id, sold_on, copies)
 @command(help={})
 def demo(c: Context) -> None:
     """Make a small album shop, back it up, damage it, and get it back."""
+    from ..dbops import operations
+
     folder = Path.cwd() / FOLDER
     folder.mkdir(exist_ok=True)
     settings = Settings(folder, "sqlite", "shop.sqlite3", backup_dir=folder / "backups")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from .. import server
 from ..errors import SettingsError
 from ..settings import Settings
 from . import console
+
+# Imported by the tasks when they run: `invoke --list` need not pay for it.
+if TYPE_CHECKING:
+    from .. import server
+
 
 #: What a person wants to see of a server, in this order.
 LOGIN = ("host", "port", "user", "database", "url")
@@ -25,6 +30,8 @@ def table(found: server.Server, fields: tuple[str, ...]) -> str:
 @console.command(help={})
 def start(c: Context) -> None:
     """Start this project's PostgreSQL server, making it if there is none, and wait for it."""
+    from .. import server
+
     settings = Settings.load(c.config)
     started = server.start(settings)
     if not settings.dry:
@@ -34,6 +41,8 @@ def start(c: Context) -> None:
 @console.command(help={})
 def stop(c: Context) -> None:
     """Stop the server; its data stay."""
+    from .. import server
+
     settings = Settings.load(c.config)
     stopped = server.stop(settings)
     if not settings.dry:
@@ -43,6 +52,8 @@ def stop(c: Context) -> None:
 @console.command(help={"json": "print the result as JSON"})
 def status(c: Context, json: bool = False) -> None:
     """Show the server: state, image or version, port, and where its data are."""
+    from .. import server
+
     found = server.status(Settings.load(c.config))
     console.show(asdict(found) if json else table(found, STATE))
 
@@ -50,6 +61,8 @@ def status(c: Context, json: bool = False) -> None:
 @console.command(help={"lines": "how many lines, from the end (default 50)"})
 def logs(c: Context, lines: str = "50") -> None:
     """Show the last lines that the server wrote."""
+    from .. import server
+
     if not lines.isdecimal() or int(lines) < 1:
         raise SettingsError(f"--lines is {lines!r}", "Allowed: a whole number, 1 or more")
     console.show(server.logs(Settings.load(c.config), int(lines)))
@@ -63,6 +76,8 @@ def logs(c: Context, lines: str = "50") -> None:
 )
 def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     """Remove the container and keep its data, unless --volume is given."""
+    from .. import server
+
     settings = Settings.load(c.config)
     if volume and not settings.dry and not _agreed(settings, yes):
         console.say("Nothing was removed")
@@ -75,6 +90,8 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
 
 
 def _agreed(settings: Settings, yes: bool) -> bool:
+    from .. import server
+
     data = server.status(settings).data or "the container"
     return console.confirm(f"This deletes the server and all of its data in {data}.", yes)
 

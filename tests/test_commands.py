@@ -310,5 +310,3 @@ def test_a_script_is_under_restrict_where_psql_has_it() -> None:
         line for line in lines[:-2] if line
     ]
     assert [b"COMMIT;", b"SELECT 'n0nce';"] == lines[-2:]
-
-

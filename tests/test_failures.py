@@ -214,9 +214,7 @@ def test_exit_statuses_are_those_of_the_contract() -> None:
     assert statuses == {kind: kind.exit_status for kind in kinds}
 
 
-@pytest.mark.parametrize(
-    ("name", "status"), [("SIGHUP", 129), ("SIGINT", 130), ("SIGTERM", 143)]
-)
+@pytest.mark.parametrize(("name", "status"), [("SIGHUP", 129), ("SIGINT", 130), ("SIGTERM", 143)])
 def test_an_interrupt_has_the_status_of_its_signal(name: str, status: int) -> None:
     assert status == Interrupted(getattr(signal, name, status - 128)).exit_status
 

@@ -227,8 +227,9 @@ def test_after_its_time_a_program_and_its_children_are_killed(tmp_path: Path) ->
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from repom.dbops.runner import HostRunner
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 script = "import os, time; print(os.getpid(), flush=True); time.sleep(30)"
 with open("pid", "w+b") as file:
     HostRunner().run([sys.executable, "-c", script], stdout=file)

@@ -105,7 +105,7 @@ class Sqlite:
     ) -> str:
         """Unpack the backup beside the live file and check it there."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self._beside("scratch", f"{secrets.token_hex(4)}.{os.getpid()}")
+        scratch = self._scratch()
         try:
             self._unpack(archive, scratch)
         except BaseException:
@@ -170,6 +170,10 @@ class Sqlite:
         program = ["sqlite3"] if shutil.which("sqlite3") else [sys.executable, "-m", "sqlite3"]
         return HostRunner().interactive([*program, str(self.path)])
 
+    def _scratch(self) -> Path:
+        """A name that says which process is at work on it, for whoever sweeps."""
+        return self._beside("scratch", f"{secrets.token_hex(4)}.{os.getpid()}")
+
     def _beside(self, kind: str, rest: str) -> Path:
         return self.path.with_name(f".{self.path.name}.repom_{kind}_{rest}")
 
@@ -196,34 +200,48 @@ class Sqlite:
         sync_folder(self.path.parent)
 
     def _replace(self, scratch: Path, kept: Path) -> None:
+        # A copy that is cut short must not pass for a kept database, so it has another
+        # name until it is whole. After an interrupt a whole one stays: nobody can tell
+        # whether the restore had been committed by then.
+        copy = self._scratch()
         try:
             with self._opened() as live, closing(connect(scratch)) as new:
-                self._copy_in(new, live, kept)
-        except BaseException:
+                self._copy_in(new, live, copy, kept)
+        except Exception:
             remove_database(kept)
             raise
+        finally:
+            remove_database(copy)
         remove_database(scratch)
         with suppress(sqlite3.Error), closing(connect(self.path)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _copy_in(self, new: sqlite3.Connection, live: sqlite3.Connection, kept: Path) -> None:
+    def _copy_in(
+        self, new: sqlite3.Connection, live: sqlite3.Connection, copy: Path, kept: Path
+    ) -> None:
         adapt_page_size(new, live)
         if new.execute("PRAGMA page_count").fetchone()[0] < 2:
             # Without a table it is copied, and committed, in one step: no moment to keep
             # the old one under the same lock.
-            copy_snapshot(self.path, kept)
+            copy_snapshot(self.path, copy)
+            copy.rename(kept)
             copy_pages(new, live)
             return
         wal = live.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         # Opened before and closed after SQLite's own: closing any descriptor of the file
         # ends every lock that this process has on it.
         with self.path.open("rb") as raw:
+
+            def keep() -> None:
+                if wal:
+                    copy_snapshot(self.path, copy)
+                else:
+                    copy_raw(raw, copy)
+                copy.rename(kept)
+                sync_folder(kept.parent)
+
             try:
-                copy_pages(
-                    new,
-                    live,
-                    first=lambda: copy_snapshot(self.path, kept) if wal else copy_raw(raw, kept),
-                )
+                copy_pages(new, live, first=keep)
             finally:
                 live.close()
 

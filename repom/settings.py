@@ -7,6 +7,7 @@ validated `Settings`; nothing else in repom looks at the environment for configu
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from .errors import SettingsError
+
+log = logging.getLogger("repom")
 
 MARKERS = (".env", "tasks.py", ".git")
 FORMATS = ("custom", "plain")
@@ -38,6 +41,8 @@ KEYS = (
     "format",
     "jobs",
 )
+
+VARIABLES = frozenset(f"REPOM_{key.upper()}" for key in KEYS)
 
 #: Connection parameters of libpq that a URL may carry and that are passed on. Others
 #: belong to an ORM or a pool, and libpq would reject them.
@@ -201,6 +206,8 @@ def read_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
             known = {**values, **environ}
             value = "".join(atom.resolve(known) for atom in parse_variables(value))
         values[key] = value
+        if key.startswith("REPOM_") and key not in VARIABLES:
+            log.warning("%s in %s is no setting of repom", key, path.name)
     return values
 
 

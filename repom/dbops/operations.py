@@ -131,8 +131,8 @@ def backup(
     database, target = open_database(settings, "pg_dump"), Store(settings.backup_dir)
     with locked(settings, database, "backup"), aborting(database):
         facts = database.identify()
-        last = _latest(target, identity(settings))
         draft = _draft(settings, database, facts, target, label)
+        last = _latest(target, draft.identity)
         if settings.dry:
             return _dry_backup(database, draft)
         target.check_space(last.size if last else 0)
@@ -141,8 +141,9 @@ def backup(
             archive = _recognised(Path(file.name), draft.format)
             draft = replace(draft, tool_version=archive.tool or facts.server_version)
             made = target.publish(file, replace(draft, duration_s=since(started)))
-        if _may_prune(database, target, made, last):
-            store.prune(target, identity(settings), keep=settings.keep)
+        if _may_prune(made, last):
+            for gone, _reason in store.prune(target, made.identity, keep=settings.keep).deleted:
+                log.info("Deleted an older backup: %s", gone.name)
     return made
 
 
@@ -163,11 +164,20 @@ def _draft(
         size=0,
         label=label,
         via=database.via,
-        host=settings.remote_host,
+        host=_host(settings, database, facts, target),
         server_version=described.pop("server_version"),
         system_identifier=described.pop("system_identifier"),
-        facts={**described, "commit": commit(settings.project), "container": settings.container},
+        facts={**described, "commit": commit(settings.project), "where": database.where},
     )
+
+
+def _host(settings: Settings, database: Database, facts: Facts, target: Store) -> str | None:
+    """The server that makes it another database. A fallback that reached another server
+    than the container's must not pass for it, neither for prune nor for ``--latest``."""
+    if _is_other_server(database, facts.system_identifier, target, identity(settings)):
+        log.warning("This is another server than the last backup came from: nothing is pruned")
+        return database.where
+    return settings.remote_host
 
 
 def commit(project: Path) -> str | None:
@@ -200,13 +210,10 @@ def _latest(target: Store, which: Identity) -> Backup | None:
     return next((b for b in target.backups(which) if b.counts), None)
 
 
-def _may_prune(database: Database, target: Store, made: Backup, last: Backup | None) -> bool:
+def _may_prune(made: Backup, last: Backup | None) -> bool:
     """Whether the new backup is trusted enough to push older ones out."""
     if last is None:
         return True
-    if _is_other_server(database, made.system_identifier, target, made.identity):
-        log.warning("This is another server than the last backup came from: nothing was pruned")
-        return False
     tables, before = made.facts.get("tables", 0), last.facts.get("tables", 0)
     shrunk = made.format == last.format and made.size < last.size * SUSPICIOUS
     if shrunk or (before and not tables):
@@ -304,10 +311,11 @@ def plan_restore(
 
 def _refuse_other_backend(archive: Archive, settings: Settings) -> None:
     if archive.backend != settings.backend:
+        kinds = {"sqlite": "a backup of SQLite", "custom": "a backup of PostgreSQL"}
+        kind = kinds.get(archive.kind, "SQL, a backup of PostgreSQL")
         names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
         raise Refused(
-            f"{archive.path.name} is a backup of {names[archive.backend]}, "
-            f"and the database is {names[settings.backend]}",
+            f"{archive.path.name} is {kind}, and the database is {names[settings.backend]}",
             "Set DATABASE_URL to the database that is meant",
         )
 
@@ -338,9 +346,13 @@ def carry_out(plan: Plan) -> Restored:
         if database.backend == "sqlite":
             return Restored(database.name, plan.backup.name, None, 0.0)
     others = [plan.backup.database] if plan.backup.database else []
+    if not plan.survey.exists:
+        log.info("There is no %s yet: it is made", database.name)
     with locked(settings, database, "restore", *others), aborting(database):
         database.sweep()
         replaced = _replace(plan)
+    for old in plan.going if not settings.dry else ():
+        log.info("Gone, since only the last %d are kept: %s", settings.undo_keep, old.name)
     return Restored(database.name, plan.backup.name, replaced, since(started))
 
 

@@ -115,7 +115,7 @@ class Postgres:
         except Stalled as error:
             raise CommandFailed(f"{error.message}; {self._diagnosis()}", "Try again") from None
         except CommandFailed as error:
-            if "LOCK TABLE" in error.stderr and "timeout" in error.stderr:
+            if "lock timeout" in error.stderr or "LOCK TABLE" in error.stderr:
                 raise self._blocked() from None
             if not (zstd and "does not support compression" in error.stderr):
                 raise

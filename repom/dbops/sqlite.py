@@ -193,9 +193,11 @@ class Sqlite:
     def _rename_in(self, scratch: Path, kept: Path) -> None:
         """For a file that is missing or no database, which nobody can have open. Its side
         files go with it: a stale WAL would be played into the new file."""
+        mode = self.path.stat().st_mode & 0o777 if self.path.exists() else default_mode()
         for suffix in ("", *SIDE_FILES):
             with suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").replace(f"{kept}{suffix}")
+        scratch.chmod(mode)
         scratch.replace(self.path)
         sync_folder(self.path.parent)
 
@@ -355,6 +357,13 @@ def count_tables(database: sqlite3.Connection) -> int:
         " WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
     )
     return int(database.execute(query).fetchone()[0])
+
+
+def default_mode() -> int:
+    """The mode of a file that somebody else would make here."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def migration(database: sqlite3.Connection) -> str | None:

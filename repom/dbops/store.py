@@ -435,6 +435,16 @@ def check(backup: Backup) -> None:
             )
 
 
+def is_whole(backup: Backup) -> bool:
+    """Whether a backup is still what its manifest says; tells when it is not."""
+    try:
+        check(backup)
+        return True
+    except Damaged as error:
+        log.warning("%s", error.message)
+        return False
+
+
 @dataclass(frozen=True)
 class Pruned:
     """Which backups of a database stay and which go, each with its reason."""
@@ -480,10 +490,22 @@ def prune(
     keep: int | None,
     days: int | None = None,
     dry: bool = False,
+    thorough: bool = False,
 ) -> Pruned:
     """Delete what `plan_prune` says. One that cannot be deleted does not stop the others;
-    it is told in a warning, and is not among the deleted ones."""
-    plan = plan_prune(target.backups(which), keep=keep, days=days)
+    it is told in a warning, and is not among the deleted ones.
+
+    :param thorough: read those that stay, since a damaged one must not push a good one
+        out; needless right after a backup, whose own checks hold the floor.
+    """
+    backups = target.backups(which)
+    plan = plan_prune(backups, keep=keep, days=days)
+    while thorough and plan.deleted:
+        bad = {b.name for b, _reason in plan.kept if not is_whole(b)}
+        if not bad:
+            break
+        backups = [b for b in backups if b.name not in bad]
+        plan = plan_prune(backups, keep=keep, days=days)
     deleted = []
     for backup, reason in plan.deleted:
         try:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import CommandFailed, Damaged, Refused
+from ..errors import CommandFailed, Damaged, Refused, Unreachable
 from ..settings import Settings
 from . import store
 from .archive import Archive, recognise
 from .operations import aborting, identity, locked, open_database, proven_facts, since
 from .store import Backup, Pruned, Store
+
+log = logging.getLogger("repom")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ def verify(
     """Compare a backup with its manifest, read its archive to the end, and with `drill`
     restore it for real into a scratch database that is dropped again.
 
-    What it passed is recorded in the manifest, if there is one.
+    What it passed is recorded in the manifest, if there is one; a damaged one no longer
+    counts for ``--latest`` and prune.
 
     :param backup: a name or a path; without, the newest proven one.
     """
@@ -62,21 +66,28 @@ def verify(
     try:
         store.check(source)
         archive = recognise(source.path)
-        _read(settings, archive)
-        passed.append("archive")
+        if _read(settings, archive):
+            passed.append("archive")
         if drill:
             rows = _drill(settings, source, archive)
             passed.append("drill")
     except (Damaged, CommandFailed) as error:
+        if isinstance(error, Damaged) and source.counts and not settings.dry:
+            Store(source.path.parent).update(replace(source, verified=()))
         return Verified(source.name, (), (str(error),))
     _record(settings, source, passed, rows, since(started))
     return Verified(source.name, tuple(passed), (), rows)
 
 
-def _read(settings: Settings, archive: Archive) -> None:
-    tool = "pg_restore" if archive.kind == "custom" else "psql"
-    settings = _for_backend(settings, archive)
-    open_database(settings, tool).read(archive)
+def _read(settings: Settings, archive: Archive) -> bool:
+    """Whether the archive could be read; the checksum can be checked without a server."""
+    try:
+        tool = "pg_restore" if archive.kind == "custom" else "psql"
+        open_database(_for_backend(settings, archive), tool).read(archive)
+        return True
+    except (Unreachable, Refused) as error:
+        log.warning("The archive was not read to its end: %s", error.message)
+        return False
 
 
 def _for_backend(settings: Settings, archive: Archive) -> Settings:
@@ -126,7 +137,8 @@ def prune(
     settings = (settings or Settings.load()).having(keep=keep)
     target, which = Store(settings.backup_dir), identity(settings)
     with target.lock(settings.database, "prune"):
-        return store.prune(target, which, keep=settings.keep, days=days, dry=settings.dry)
+        how = {"keep": settings.keep, "days": days}
+        return store.prune(target, which, **how, dry=settings.dry, thorough=True)
 
 
 def pin(backup: str, settings: Settings | None = None, *, off: bool = False) -> Backup:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from invoke import Exit, Task, task
@@ -104,8 +105,10 @@ def _ending() -> Iterator[None]:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks: one failure is one line."""
-    return " ".join(text.split())
+    """The text without line breaks: one failure is one line. What it advises to run is
+    spelled as this was run: the console script works where Invoke finds no tasks."""
+    script = Path(sys.argv[0]).stem == "repom"
+    return " ".join((text.replace("invoke ", "repom ") if script else text).split())
 
 
 def say(text: str) -> None:
@@ -143,12 +146,3 @@ def confirm(question: str, yes: bool) -> bool:
     if not is_terminal():
         raise Refused(f"{question} Nobody can be asked here", "Add --yes to go on")
     return ask(f"{question} [y/N]").lower() in ("y", "yes")
-
-
-def megabytes(size: int) -> str:
-    """A number of bytes for people: 38 MB."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            value = size / factor
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{size} bytes"

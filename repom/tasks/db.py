@@ -10,7 +10,7 @@ from invoke import Collection, Context
 from ..errors import CommandFailed, Damaged, NotFound, RepomError, SettingsError
 from ..settings import Settings, whole_number
 from .console import DEFAULTS, ask, command, confirm, is_terminal, say, show
-from .tables import age, size, table
+from .tables import age, counted, size, table
 
 # The library is imported by the tasks when they run: `invoke --list` need not pay for it.
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _holds(plan: Plan) -> str:
 
     facts = [size(plan.survey.size)]
     try:
-        facts.append(f"{plan.database.identify().tables} tables")
+        facts.append(counted(plan.database.identify().tables, "table"))
         last = upkeep.find_backup(plan.settings)
         facts.append(f"last backed up {age(last.created_at)}")
     except NotFound:
@@ -237,7 +237,8 @@ def verify(c: Context, backup: str | None = None, drill: bool = False, json: boo
     if found.problems:
         raise Damaged(found.problems[0])
     if not json:
-        rows = f" ({sum(found.rows.values())} rows in {len(found.rows)} tables)" if drill else ""
+        restored = counted(sum(found.rows.values()), "row")
+        rows = f" ({restored} in {counted(len(found.rows), 'table')})" if drill else ""
         show(f"{found.name}: {', '.join(found.verified)}{rows}")
 
 
@@ -260,7 +261,8 @@ def prune(c: Context, keep: str | None = None, days: str | None = None, json: bo
     if json:
         show({"kept": _reasons(done.kept), "deleted": _reasons(done.deleted)})
     else:
-        show(f"{len(done.kept)} kept, {len(done.deleted)} deleted")
+        would = "would be " if settings.dry else ""
+        show(f"{len(done.kept)} kept, {len(done.deleted)} {would}deleted")
 
 
 def _reasons(pairs: Sequence[tuple[Backup, str]]) -> list[dict[str, Any]]:

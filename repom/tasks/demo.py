@@ -45,6 +45,7 @@ def demo(c: Context) -> None:
 
     folder = Path.cwd() / FOLDER
     folder.mkdir(exist_ok=True)
+    (folder / ".env").write_text("DATABASE_URL=sqlite:///shop.sqlite3\n")
     settings = Settings(folder, "sqlite", "shop.sqlite3", backup_dir=folder / "backups")
     path = settings.sqlite_path
     _make(path)
@@ -61,7 +62,7 @@ def demo(c: Context) -> None:
     show(table(("Table", "Before", "Damaged", "Restored"), rows))
     if after != before or not _prices(path):
         raise CommandFailed("The demo's data did not come back")
-    say(f"Every row came back. Look around in {folder}, then delete it")
+    say(f"Every row came back. Look around: cd {FOLDER}, then repom db.list or repom db.undo")
 
 
 def _make(path: Path) -> None:

@@ -15,13 +15,18 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 table, 2 tables."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def age(when: datetime, now: datetime | None = None) -> str:
     """How long ago, in its largest unit: 3 hours ago."""
     seconds = int(((now or datetime.now(UTC)) - when).total_seconds())
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         count = seconds // length
         if count >= 1:
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+            return f"{counted(count, unit)} ago"
     return "just now"
 
 

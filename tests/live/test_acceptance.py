@@ -131,9 +131,15 @@ def test_the_fallback_that_reaches_another_server_deletes_and_replaces_nothing(
     assert "--via host" in restore.last
     assert postgres_host.dump() == before
 
-    meant = invoke(project, "db.restore", "--latest", "--yes", "--via", "host", env=away)
+    own = sorted(p.name for p in (project / "backups").glob("*.dump"))[-1]
+    chosen = ["--backup", own, "--yes", "--via", "host"]
+    meant = invoke(project, "db.restore", *chosen, env=away)
     assert meant.status == 0, meant.err
     assert postgres_host.dump() == before
+
+    again = invoke(project, "db.restore", "--latest", "--yes", env=env)
+    assert again.status == 0, again.err  # not what the other server held
+    assert "CREATE TABLE public.a" in postgres_17.dump()
 
 
 @pytest.fixture

@@ -632,7 +632,7 @@ def test_a_drill_restores_for_real_and_is_recorded(server: Server, project: Path
     databases = server.databases()
     ended = invoke(project, "db.verify", "--drill", env=env)
     assert ended.status == 0, ended.err
-    assert "1000 rows in 1 tables" in ended.out
+    assert "1000 rows in 1 table)" in ended.out
     assert server.databases() == databases
     manifest = json.loads(Path(made["path"] + ".json").read_text())
     assert manifest["verified"] == ["complete", "sha256", "archive", "drill"]

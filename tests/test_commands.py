@@ -289,7 +289,10 @@ def test_another_failure_of_pg_dump_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_locked_table_is_refused_and_says_who_holds_it(tmp_path: Path) -> None:
-    said = "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout"
+    said = (
+        "pg_dump: error: query failed: ERROR:  canceling statement due to statement timeout\n"
+        "pg_dump: detail: Query was: LOCK TABLE public.a IN ACCESS SHARE MODE"
+    )
 
     with pytest.raises(Refused, match="locked by a session"):
         dumped(tmp_path / "x", [Answer("half", said, 1)])

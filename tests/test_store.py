@@ -281,39 +281,33 @@ def test_a_pin_is_written_down_and_changes_nothing_else(target: Store) -> None:
 # -- reading ------------------------------------------------------------------------------
 
 
-def flipped(content: bytes) -> Iterator[bytes]:
-    """The content with each of its bits flipped, one at a time."""
-    for at in range(len(content)):
-        for bit in range(8):
-            yield content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+def flipped(path: Path) -> Iterator[None]:
+    """The file with each of its bits flipped, one at a time."""
+    content = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:
+        for at, byte in enumerate(content):
+            for bit in range(8):
+                file.seek(at)
+                file.write(bytes([byte ^ 1 << bit]))
+                yield
+            file.seek(at)
+            file.write(bytes([byte]))
 
 
 def test_every_flipped_bit_of_a_manifest_is_found(target: Store) -> None:
-    made = make(target, facts={"tables": 3}, duration_s=0.25)
-    for damaged in flipped(made.manifest.read_bytes()):
-        made.manifest.write_bytes(damaged)
+    made = make(target, "größe", facts={"tables": 3}, duration_s=1e-05)
+    for _ in flipped(made.manifest):
         with pytest.raises(Damaged):
             read(made.path)
-
-
-def test_a_flipped_bit_in_a_manifest_with_odd_names_is_found_or_means_the_same(
-    target: Store,
-) -> None:
-    made = make(target, "größe", duration_s=1e-05)
-    for damaged in flipped(made.manifest.read_bytes()):
-        made.manifest.write_bytes(damaged)
-        try:
-            assert made == read(made.path)
-        except Damaged:
-            continue
+    assert made == read(made.path)
 
 
 def test_every_flipped_bit_of_a_backup_is_found(target: Store) -> None:
     made = make(target)
-    for damaged in flipped(made.path.read_bytes()):
-        made.path.write_bytes(damaged)
+    for _ in flipped(made.path):
         with pytest.raises(Damaged, match="checksum"):
             check(made)
+    check(made)
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b""])

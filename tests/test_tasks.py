@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -146,6 +147,46 @@ def test_a_closed_standard_input_is_no_terminal(project: Path) -> None:
         ["sh", "-c", command], cwd=project, env=environment(), capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "abc"])
+@pytest.mark.parametrize("name", ["REPOM_KEEP", "INVOKE_REPOM_KEEP"])
+def test_a_bad_number_is_2_wherever_it_comes_from(project: Path, name: str, value: str) -> None:
+    ended = invoke(project, "db.backup", env={name: value})
+    assert ended.status == 2
+    assert repr(value) in ended.err
+    assert not (project / "backups").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize(("name", "status"), [("HUP", 129), ("INT", 130), ("TERM", 143)])
+def test_an_interrupted_restore_leaves_the_old_data(project: Path, name: str, status: int) -> None:
+    """It waits for the lock of a program that holds the file when the signal arrives."""
+    path = project / "data" / "repom.sqlite3"
+    assert invoke(project, "db.backup").status == 0
+    damage(project)
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN")
+        holder.execute("SELECT * FROM t").fetchall()
+        with subprocess.Popen(
+            [sys.executable, "-m", "invoke", "db.restore", "--latest", "--yes"],
+            cwd=project,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as child:
+            while not list(path.parent.glob(".*scratch*")) and child.poll() is None:
+                time.sleep(0.01)
+            sent = time.monotonic()
+            child.send_signal(getattr(signal, f"SIG{name}"))
+            out, err = child.communicate(timeout=20)
+    assert time.monotonic() - sent < 2
+    assert (child.returncode, out) == (status, "")
+    assert "Traceback" not in err
+    assert rows(project) == 0
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def at_a_terminal(project: Path, *task: str, answers: str) -> str:

@@ -40,6 +40,14 @@ SESSION = (
 #: Seconds without a byte after which a dump or a load has stalled.
 STALL = 60.0
 
+#: Removes copies that no program in the container is at work on: those of a container
+#: that was killed. The brackets keep grep from finding itself.
+SWEEP = (
+    "for f in /tmp/repom-*; do "
+    '[ -f "$f" ] && ! grep -qs "repo[m]-${f#/tmp/repom-}" /proc/[0-9]*/cmdline && rm -f "$f"; '
+    "done 2>/dev/null; "
+)
+
 Stdin = BinaryIO | Iterable[bytes] | None
 
 
@@ -356,7 +364,7 @@ class DockerRunner(HostRunner):
         inside = f"/tmp/{self.session}-{secrets.token_hex(4)}"
         script = (
             f"trap 'rm -f {inside}' EXIT; trap 'exit 143' HUP INT TERM; umask 077; "
-            "find /tmp -maxdepth 1 -name 'repom-*' -mmin +1440 -delete 2>/dev/null; "
+            f"{SWEEP}"
             f"cat >{inside} || exit 74; "
             f"[ $(wc -c <{inside}) -eq $0 ] || {{ echo 'the copy is incomplete' >&2; exit 74; }}; "
             f'"$@" {inside}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def prune(
     """
     settings = (settings or Settings.load()).having(keep=keep)
     target, which = Store(settings.backup_dir), identity(settings)
-    with target.lock(settings.database, "prune"):
+    with nullcontext() if settings.dry else target.lock(settings.database, "prune"):
         how = {"keep": settings.keep, "days": days}
         return store.prune(target, which, **how, dry=settings.dry, thorough=True)
 

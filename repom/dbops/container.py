@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError, Unreachable
+from ..errors import CommandFailed, Refused, SettingsError, Unreachable
 from .runner import DockerRunner, HostRunner
 
 log = logging.getLogger("repom")
@@ -98,6 +98,8 @@ def ask(docker: str, arguments: Sequence[str]) -> str:
         result = HostRunner().run([docker, *arguments], warn=True, dry=False, timeout=20)
     except Unreachable:
         raise EngineSilent(f"{docker} is not installed") from None
+    except CommandFailed:
+        raise EngineSilent(f"{docker} does not answer") from None
     if result.ok:
         return str(result.stdout)
     said = result.stderr.strip()
@@ -197,6 +199,7 @@ def choose(
             "Unset one of the two: docker exec reaches only the server inside the container",
         )
     container = find(docker, name, service, project)
+    _refuse_foreign(container, project)
     if container.running and _is_another(container, host, port):
         if via == "auto":
             return on_host
@@ -213,6 +216,16 @@ def choose(
     log.warning("%s, using host %s", fallback, tool)
     on_host.fallback = fallback
     return on_host
+
+
+def _refuse_foreign(container: Container, project: Path) -> None:
+    """All projects share a default name, so a label says whose container it is."""
+    owner = container.labels.get(PROJECT_LABEL)
+    if owner and Path(owner).resolve() != project.resolve() and Path(owner).is_dir():
+        raise Refused(
+            f"Container {container.name} belongs to the project in {owner}",
+            "Set REPOM_CONTAINER to this project's own",
+        )
 
 
 def _is_another(container: Container, host: str | None, port: int | None) -> bool:

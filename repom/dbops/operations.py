@@ -132,17 +132,19 @@ def backup(
     with locked(settings, database, "backup"), aborting(database):
         facts = database.identify()
         draft = _draft(settings, database, facts, target, label)
-        last = _latest(target, draft.identity)
+        earlier = [b for b in target.backups(draft.identity) if b.counts]
         if settings.dry:
             return _dry_backup(database, draft)
-        target.check_space(last.size if last else 0)
+        target.check_space(earlier[0].size if earlier else 0)
         with target.writing(draft.name) as file:
             database.dump(file, draft.format)
             archive = _recognised(Path(file.name), draft.format)
+            draft = _recounted(draft, database)
             draft = replace(draft, tool_version=archive.tool or facts.server_version)
             made = target.publish(file, replace(draft, duration_s=since(started)))
-        if _may_prune(made, last):
-            for gone, _reason in store.prune(target, made.identity, keep=settings.keep).deleted:
+        if _may_prune(made, earlier):
+            pruned = store.prune(target, made.identity, keep=settings.keep, protect=made.name)
+            for gone, _reason in pruned.deleted:
                 log.info("Deleted an older backup: %s", gone.name)
     return made
 
@@ -206,26 +208,26 @@ def _recognised(path: Path, format: str) -> Archive:
     return archive
 
 
-def _latest(target: Store, which: Identity) -> Backup | None:
-    return next((b for b in target.backups(which) if b.counts), None)
+def _recounted(draft: Backup, database: Database) -> Backup:
+    """A restore compares its tables with the manifest's. When somebody made or dropped one
+    during the dump, nobody knows how many are in it, and then there is nothing to compare."""
+    same = database.identify().tables == draft.facts["tables"]
+    return draft if same else replace(draft, facts={**draft.facts, "tables": None})
 
 
-def _may_prune(made: Backup, last: Backup | None) -> bool:
-    """Whether the new backup is trusted enough to push older ones out."""
-    if last is None:
-        return True
-    tables, before = made.facts.get("tables", 0), last.facts.get("tables", 0)
-    shrunk = made.format == last.format and made.size < last.size * SUSPICIOUS
-    if shrunk or (before and not tables):
-        log.warning(
-            "The backup is much smaller than the last one (%d bytes and %s tables, was %d and %s): "
-            "nothing was pruned",
-            made.size,
-            tables,
-            last.size,
-            before,
-        )
-        return False
+def _may_prune(made: Backup, earlier: list[Backup]) -> bool:
+    """Whether the new backup is trusted enough to push older ones out: compared with all of
+    them, since the first bad one would vouch for the next."""
+    tables = made.facts.get("tables")
+    for old in earlier:
+        shrunk = made.format == old.format and made.size < old.size * SUSPICIOUS
+        if shrunk or (tables == 0 and old.facts.get("tables")):
+            log.warning(
+                "The backup is much smaller than %s (%d bytes, was %d): nothing was pruned; "
+                "if that is meant: invoke db.prune",
+                *(old.name, made.size, old.size),
+            )
+            return False
     return True
 
 

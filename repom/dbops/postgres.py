@@ -246,6 +246,11 @@ class Postgres:
     ) -> None:
         """Replace the contents in one transaction, for a user who may not create a
         database. Others wait for its locks meanwhile, and nothing is kept for an undo."""
+        if facts is None and archive.kind == "plain":
+            raise Refused(
+                "A script of unknown origin could end the transaction that protects the data",
+                "Restore it with --into, or as a user who may create a database",
+            )
         self._check_format(archive)
         with self._as_script(archive, owner) as text:
             known = restricts(self.client.psql_version)

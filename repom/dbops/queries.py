@@ -224,7 +224,8 @@ SELECT count(*) FROM pg_database WHERE datname = :'kept';
 SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
   WHERE datname ~ '^repom_undo_[0-9a-f]{8}$'
     AND starts_with(shobj_description(oid, 'pg_database'), :'described')
-  ORDER BY substring(shobj_description(oid, 'pg_database') from '"created_at": "([^"]+)"') DESC
+  ORDER BY (datname = :'kept') DESC,
+    substring(shobj_description(oid, 'pg_database') from '"created_at": "([^"]+)"') DESC
   OFFSET :keep
 \\gexec
 """

@@ -27,9 +27,13 @@ from ..errors import CommandFailed, RepomError, Unreachable
 
 log = logging.getLogger("repom")
 
-#: Environment of libpq that may stay: files the user keeps secrets and certificates in.
+#: Environment of libpq that may stay: files the user keeps secrets and certificates in,
+#: and what they demand of a connection.
 #: Every other PG* variable would silently redirect a program to another server.
-KEPT_PG = ("PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL")
+KEPT_PG = (
+    *("PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL"),
+    *("PGSSLMODE", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGSSLMINPROTOCOLVERSION"),
+)
 
 #: A role or a database may carry settings that end a dump or a load half way.
 SESSION = (
@@ -65,7 +69,6 @@ class _Process(Local):
         super().__init__(context)
         self.argv, self.stdin_from, self.stdout_to = list(argv), stdin, stdout
         self.process: subprocess.Popen[bytes] | None = None  # type: ignore[assignment]
-        self.pumped = 0  # blocks
 
     def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
         stdin = self.stdin_from if self.stdin_from is not None else subprocess.DEVNULL
@@ -84,7 +87,6 @@ class _Process(Local):
         try:
             for block in input_:
                 self.process.stdin.write(block)
-                self.pumped += 1
             self.process.stdin.close()
         except (BrokenPipeError, ConnectionResetError):
             pass  # the program stopped reading; its own message says why
@@ -97,7 +99,8 @@ class _Process(Local):
             raise
 
     def wait(self) -> None:
-        """Wait for the end, or for a stall where bytes should move."""
+        """Wait for the end, or for a stall of a program that writes a file. One that reads
+        may be silent for long: an index, or a checkpoint, takes the time it takes."""
         seen: float = -1
         since = time.monotonic()
         while not (self.process_is_finished or self.has_dead_threads):
@@ -113,7 +116,7 @@ class _Process(Local):
         """How far it has come; the clock where there is nothing to measure."""
         if self.stdout_to:
             return os.fstat(self.stdout_to.fileno()).st_size
-        return self.pumped if is_pumped(self.stdin_from) else time.monotonic()
+        return time.monotonic()
 
     def read_proc_output(self, reader: Any) -> Generator[str, None, None]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

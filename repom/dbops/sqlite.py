@@ -36,6 +36,10 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 WAIT = "Close the program that holds it, or try again"
 
 
+class NotADatabase(CommandFailed):
+    """The file can be no database that somebody has open."""
+
+
 class Sqlite:
     """One SQLite database.
 
@@ -136,11 +140,12 @@ class Sqlite:
     def swap(self, scratch: str, *, keep: int) -> str | None:
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
         kept = self._beside("undo", f"{now}_{secrets.token_hex(4)}")
-        if self._is_database():
+        if self.path.exists() and self._is_database():
             self._replace(Path(scratch), kept)
         else:
             self._rename_in(Path(scratch), kept)
-        for old in self._kept()[keep:]:
+        # The copy just made comes first, whatever the clock says.
+        for old in sorted(self._kept(), key=lambda k: k.name != str(kept))[keep:]:
             remove_database(Path(old.name))
         return str(kept) if keep and kept.exists() else None
 
@@ -185,10 +190,12 @@ class Sqlite:
             yield live
 
     def _is_database(self) -> bool:
-        with suppress(NotFound, CommandFailed):
-            self.identify()
-            return True
-        return False
+        """Whether somebody may have it open; an empty file may be about to become one."""
+        try:
+            with self._opened():
+                return True
+        except NotADatabase:
+            return False
 
     def _rename_in(self, scratch: Path, kept: Path) -> None:
         """For a file that is missing or no database, which nobody can have open. Its side
@@ -221,6 +228,9 @@ class Sqlite:
     def _copy_in(
         self, new: sqlite3.Connection, live: sqlite3.Connection, copy: Path, kept: Path
     ) -> None:
+        # The file may ask for a tiny cache, which would spill before the copy is made.
+        live.execute("PRAGMA cache_size = -8192")
+        live.execute("PRAGMA cache_spill = OFF")
         adapt_page_size(new, live)
         if new.execute("PRAGMA page_count").fetchone()[0] < 2:
             # Without a table it is copied, and committed, in one step: no moment to keep
@@ -264,7 +274,9 @@ def explained(name: str) -> Iterator[None]:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise Refused(f"{name} is locked by another program", WAIT) from None
         if code == sqlite3.SQLITE_NOTADB:
-            raise CommandFailed(f"{name} is not an SQLite database") from None
+            raise NotADatabase(f"{name} is not an SQLite database") from None
+        if code == sqlite3.SQLITE_CORRUPT:
+            raise NotADatabase(f"{name} is damaged: {error}") from None
         raise CommandFailed(f"SQLite cannot use {name}: {error}") from None
 
 

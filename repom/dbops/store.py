@@ -491,12 +491,15 @@ def prune(
     days: int | None = None,
     dry: bool = False,
     thorough: bool = False,
+    protect: str = "",
 ) -> Pruned:
     """Delete what `plan_prune` says. One that cannot be deleted does not stop the others;
     it is told in a warning, and is not among the deleted ones.
 
     :param thorough: read those that stay, since a damaged one must not push a good one
         out; needless right after a backup, whose own checks hold the floor.
+    :param protect: a name that never goes: a clock that was ahead once makes the backup
+        that was just made look old.
     """
     backups = target.backups(which)
     plan = plan_prune(backups, keep=keep, days=days)
@@ -507,7 +510,7 @@ def prune(
         backups = [b for b in backups if b.name not in bad]
         plan = plan_prune(backups, keep=keep, days=days)
     deleted = []
-    for backup, reason in plan.deleted:
+    for backup, reason in (d for d in plan.deleted if d[0].name != protect):
         try:
             if not dry:
                 target.delete(backup)

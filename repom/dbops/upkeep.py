@@ -105,6 +105,8 @@ def _for_backend(settings: Settings, archive: Archive) -> Settings:
 
 def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, int]:
     database = open_database(_for_backend(settings, archive), "pg_restore")
+    if settings.dry:
+        return {}
     with locked(settings, database, "drill"), aborting(database):
         database.survey()
         facts = proven_facts(source)
@@ -120,6 +122,7 @@ def _record(
 ) -> None:
     if not source.counts or settings.dry:
         return
+    source = store.read(source.path)  # somebody may have pinned it meanwhile
     facts = dict(source.facts)
     if rows:
         facts["drill"] = {"rows": rows, "duration_s": seconds}
@@ -138,8 +141,9 @@ def prune(
     settings = (settings or Settings.load()).having(keep=keep)
     target, which = Store(settings.backup_dir), identity(settings)
     with nullcontext() if settings.dry else target.lock(settings.database, "prune"):
-        how = {"keep": settings.keep, "days": days}
-        return store.prune(target, which, **how, dry=settings.dry, thorough=True)
+        return store.prune(
+            target, which, keep=settings.keep, days=days, dry=settings.dry, thorough=True
+        )
 
 
 def pin(backup: str, settings: Settings | None = None, *, off: bool = False) -> Backup:
@@ -153,4 +157,5 @@ def pin(backup: str, settings: Settings | None = None, *, off: bool = False) -> 
     source = target.find(backup)
     if not source.counts:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
-    return target.update(replace(source, pinned=not off))
+    pinned = replace(source, pinned=not off)
+    return pinned if settings.dry else target.update(pinned)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,17 +221,28 @@ def test_a_user_who_may_not_create_a_database_restores_in_place(
         assert owner.dump("owned") == before
 
 
-def test_a_load_in_place_that_fails_changes_nothing(owner: Server, project: Path) -> None:
+@pytest.mark.parametrize("format", ["custom", "plain"])
+def test_a_load_in_place_that_fails_changes_nothing(
+    owner: Server, project: Path, format: str
+) -> None:
+    """It fails at its last check, when everything has been emptied and loaded anew."""
+    settings = settings_for(owner, project, "owned", POSTGRES_USER="plain_owner")
+    made = dbops.backup(settings, format=format)
+    owner.sql("SET ROLE plain_owner; CREATE TABLE newer (a int)", "owned")
+    before = owner.dump("owned")
+    forged = replace(made, facts={**made.facts, "tables": 7})
+    with pytest.raises(CommandFailed, match="the backup holds 7 tables, and 1 were restored"):
+        dbops.restore(forged, settings, in_place=True)
+    assert owner.dump("owned") == before
+
+
+def test_a_script_of_unknown_origin_is_not_loaded_in_place(owner: Server, project: Path) -> None:
     settings = settings_for(owner, project, "owned", POSTGRES_USER="plain_owner")
     before = owner.dump("owned")
-    for text in (
-        "CREATE TABLE a (a int);\nCREATE TABLE a (a int);\n",
-        "CREATE TABLE a (a int);\nS'",
-    ):
-        (project / "bad.sql").write_text(text)
-        with pytest.raises(RepomError):
-            dbops.restore(str(project / "bad.sql"), settings, in_place=True)
-        assert owner.dump("owned") == before
+    (project / "x.sql").write_text("CREATE TABLE a (a int);\nCOMMIT;\nCREATE TABLE a (a int);\n")
+    with pytest.raises(Refused, match="unknown origin"):
+        dbops.restore(str(project / "x.sql"), settings, in_place=True)
+    assert owner.dump("owned") == before
 
 
 def test_into_restores_beside_and_touches_nothing_else(server: Server, project: Path) -> None:

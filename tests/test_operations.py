@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from repom import dbops
+from repom.dbops import store
 from repom.dbops.operations import plan_restore, undoable
 from repom.dbops.store import Backup
 from repom.errors import (
@@ -153,6 +155,42 @@ def test_a_backup_that_has_lost_most_pushes_nothing_out(
 
     assert {before.name, after.name} == stored(settings)
     assert "nothing was pruned" in caplog.text
+
+
+def test_two_projects_with_one_folder_leave_each_others_backups_alone(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = settings.project / "other"
+    elsewhere.mkdir()
+    other = replace(settings, project=elsewhere)
+    write(other, "CREATE TABLE t (n)")
+    theirs = {dbops.backup(other).name for _ in range(2)}
+    mine = [dbops.backup(settings, keep=1).name for _ in range(3)]
+
+    assert "another server or project folder" in caplog.text
+    assert theirs | {mine[-1]} == stored(settings)
+    assert [] == [b.name for b, _ in dbops.prune(settings, keep=1).deleted]
+    assert 1 == len(dbops.prune(other, keep=1).deleted)
+
+
+def test_a_backup_from_the_future_is_told_and_not_deleted(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = dbops.backup(settings)
+    ahead = replace(made, created_at=made.created_at + timedelta(days=3650))
+    store.Store(settings.backup_dir).update(ahead)
+    after = dbops.backup(settings, keep=1)
+
+    assert f"{made.name} is dated in the future" in caplog.text
+    assert {made.name, after.name} == stored(settings)
+
+
+def test_the_manifest_says_where_a_backup_comes_from(settings: Settings) -> None:
+    facts = dbops.backup(replace(settings, password="canary", keep=3)).facts
+
+    assert str(settings.project) == facts["project"]
+    assert ("custom", 3, None) == tuple(facts["settings"][k] for k in ("format", "keep", "host"))
+    assert "canary" not in str(facts)
 
 
 BROKEN = {

@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -449,6 +450,27 @@ def test_the_same_name_elsewhere_is_another_database(target: Store) -> None:
     assert [file] == target.backups(("sqlite", "shop", None))
 
 
+def test_of_a_name_that_two_servers_share_only_the_own_ones_go(target: Store) -> None:
+    """A server made anew, or two projects with one folder: R6 of the traps of prune."""
+    made = {
+        (server, project): [
+            make(target, system_identifier=server, facts={"project": project}) for _ in range(2)
+        ]
+        for server in ("1", "2")
+        for project in ("/here", "/there")
+    }
+    unknown = make(target)
+    for like in made["2", "/here"]:
+        plan = plan_prune(target.backups(SHOP), keep=1, like=like)
+
+        gone = {b.name for b, _ in plan.deleted}
+        assert {b.name for b in made["2", "/here"]} == gone
+        assert unknown in [b for b, _ in plan.kept]
+        assert ["from another server or project folder"] * 6 == [
+            why for _, why in plan.kept if "another" in why
+        ]
+
+
 # -- prune --------------------------------------------------------------------------------
 
 
@@ -590,6 +612,26 @@ def test_a_killed_holder_blocks_nobody(target: Store) -> None:
         child.send_signal(signal.SIGKILL)
         child.wait()
         with target.lock("shop", "restore"):
+            pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_who_has_no_session_leaves_a_killed_ones_note_to_who_can_end_it(target: Store) -> None:
+    with target.lock("shop", "restore", "repom-dead"):
+        note = (target.folder / ".shop.holder").read_bytes()
+    (target.folder / ".shop.holder").write_bytes(note)  # as a SIGKILL leaves it
+    with target.lock("shop", "pin") as killed:
+        assert "repom-dead" == killed
+    with target.lock("shop", "backup", "repom-next") as killed:
+        assert "repom-dead" == killed
+    with target.lock("shop", "backup", "repom-last") as killed:
+        assert "" == killed
+
+
+def test_a_lock_can_be_waited_for(target: Store) -> None:
+    with holder(target, "shop") as child:
+        threading.Timer(0.3, child.kill).start()
+        with target.lock("shop", "pin", wait=10):
             pass
 
 

@@ -130,23 +130,48 @@ def backup(
     started = time.monotonic()
     database, target = open_database(settings, "pg_dump"), Store(settings.backup_dir)
     with locked(settings, database, "backup"), aborting(database):
-        facts = database.identify()
-        draft = _draft(settings, database, facts, target, label)
-        earlier = [b for b in target.backups(draft.identity) if b.counts]
+        draft = _draft(settings, database, database.identify(), target, label)
         if settings.dry:
             return _dry_backup(database, draft)
-        target.check_space(earlier[0].size if earlier else 0)
-        with target.writing(draft.name) as file:
-            database.dump(file, draft.format)
-            archive = _recognised(Path(file.name), draft.format)
-            draft = _recounted(draft, database)
-            draft = replace(draft, tool_version=archive.tool or facts.server_version)
-            made = target.publish(file, replace(draft, duration_s=since(started)))
+        earlier = _earlier(target, draft)
+        target.check_space(_room(draft, earlier))
+        made = _written(database, target, draft, started)
         if _may_prune(made, earlier):
-            pruned = store.prune(target, made.identity, keep=settings.keep, protect=made.name)
+            pruned = store.prune(target, made.identity, keep=settings.keep, like=made)
             for gone, _reason in pruned.deleted:
                 log.info("Deleted an older backup: %s", gone.name)
     return made
+
+
+def _earlier(target: Store, draft: Backup) -> list[Backup]:
+    """Proven backups of the same database, newest first; tells what is odd about them."""
+    named = [b for b in target.backups(draft.identity) if b.counts]
+    if named and not named[0].is_like(draft):
+        log.warning(
+            "%s is from another server or project folder: this backup deletes none of those",
+            named[0].name,
+        )
+    if named and named[0].created_at > draft.created_at:
+        log.warning(
+            "%s is dated in the future, and --latest takes it: is this machine's clock right?",
+            named[0].name,
+        )
+    return [b for b in named if b.is_like(draft)]
+
+
+def _room(draft: Backup, earlier: list[Backup]) -> int:
+    """Bytes that the backup will take about: as the last one; SQLite is copied first."""
+    copy = int(draft.facts["size"]) if draft.backend == "sqlite" else 0
+    return copy + (earlier[0].size if earlier else 0)
+
+
+def _written(database: Database, target: Store, draft: Backup, started: float) -> Backup:
+    with target.writing(draft.name) as file:
+        database.dump(file, draft.format)
+        archive = _recognised(Path(file.name), draft.format)
+        tool = archive.tool or draft.server_version
+        draft = replace(_recounted(draft, database), tool_version=tool)
+        return target.publish(file, replace(draft, duration_s=since(started)))
 
 
 def _draft(
@@ -169,8 +194,19 @@ def _draft(
         host=_host(settings, database, facts, target),
         server_version=described.pop("server_version"),
         system_identifier=described.pop("system_identifier"),
-        facts={**described, "commit": commit(settings.project), "where": database.where},
+        facts={**described, **_origin(settings, database)},
     )
+
+
+def _origin(settings: Settings, database: Database) -> dict[str, Any]:
+    """Where a backup comes from and with what settings it was made; no secret."""
+    names = ("format", "via", "keep", "user", "host", "port")
+    return {
+        "commit": commit(settings.project),
+        "where": database.where,
+        "project": str(settings.project),
+        "settings": {name: getattr(settings, name) for name in names},
+    }
 
 
 def _host(settings: Settings, database: Database, facts: Facts, target: Store) -> str | None:

@@ -107,6 +107,12 @@ class Backup:
     def manifest(self) -> Path:
         return manifest_of(self.path)
 
+    def is_like(self, other: Backup) -> bool:
+        """Whether nothing known speaks against one server and one project folder: in a
+        folder that projects share, a name alone does not make it the same database."""
+        mine, theirs = ((b.system_identifier, b.facts.get("project")) for b in (self, other))
+        return all(a is None or b is None or a == b for a, b in zip(mine, theirs, strict=True))
+
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` shows: times as ISO 8601 in UTC, sizes in bytes."""
         shown = {name: getattr(self, name) for name in SHOWN}
@@ -180,12 +186,12 @@ class Store:
                 remove(partial)
 
     def check_space(self, needed: int) -> None:
-        """:raises Refused: the disk has less room than the last backup took, in bytes."""
+        """:raises Refused: the disk has less room than a backup will take, in bytes."""
         make_private_folder(self.folder)
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise Refused(
-                f"{self.folder} has {free} bytes free, and the last backup took {needed}",
+                f"{self.folder} has {free} bytes free, and a backup takes about {needed}",
                 "Free some space, or set REPOM_BACKUP_DIR to another disk",
             )
 
@@ -303,34 +309,35 @@ class Store:
     # -- the lock -----------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, database: str, doing: str, session: str = "") -> Iterator[str]:
+    def lock(
+        self, database: str, doing: str, session: str = "", *, wait: float = 0
+    ) -> Iterator[str]:
         """Only one operation on a database at a time, across processes. The kernel holds
         the lock, so a killed holder blocks nobody.
 
         :param doing: what for, for whoever finds it locked.
-        :param session: what the holder's sessions in the server are called.
+        :param session: what the holder's sessions in the server are called; a holder
+            without any leaves the note of a killed one to those who can end its sessions.
+        :param wait: seconds to wait for another holder.
         :returns: the session of a holder that was killed; empty when there was none.
         :raises Refused: somebody else has it; says who.
         """
-        lock = self._acquired(database)
-        note = self._note(database)
+        lock = self._acquired(database, wait)
+        killed = str(self._holder(database).get("session", ""))
         try:
-            killed = str(self._holder(database).get("session", ""))
-            holder = {"pid": os.getpid(), "doing": doing, "session": session}
-            with suppress(OSError):
-                remove(note)
-                with create_private(note) as file:
-                    file.write(json.dumps(holder).encode())
+            holder = {"pid": os.getpid(), "doing": doing, "session": session or killed}
+            self._write_note(database, holder)
             yield killed
         finally:
-            with suppress(OSError):
-                remove(note)
+            if session or not killed:
+                with suppress(OSError):
+                    remove(self._note(database))
             lock.release()
 
-    def _acquired(self, database: str) -> FileLock:
+    def _acquired(self, database: str, wait: float) -> FileLock:
         try:
             make_private_folder(self.folder)
-            lock = FileLock(self.folder / f".{encoded(database)}.lock", timeout=0, mode=0o600)
+            lock = FileLock(self.folder / f".{encoded(database)}.lock", timeout=wait, mode=0o600)
             lock.acquire()
             return lock
         except Timeout:
@@ -343,6 +350,12 @@ class Store:
     def _note(self, database: str) -> Path:
         """Who holds the lock: beside it, since Windows lets nobody read a locked file."""
         return self.folder / f".{encoded(database)}.holder"
+
+    def _write_note(self, database: str, holder: Mapping[str, Any]) -> None:
+        with suppress(OSError):
+            remove(self._note(database))
+            with create_private(self._note(database)) as file:
+                file.write(json.dumps(holder).encode())
 
     def _holder(self, database: str) -> dict[str, Any]:
         try:
@@ -453,7 +466,13 @@ class Pruned:
     deleted: tuple[tuple[Backup, str], ...]
 
 
-def plan_prune(backups: Iterable[Backup], *, keep: int | None, days: int | None = None) -> Pruned:
+def plan_prune(
+    backups: Iterable[Backup],
+    *,
+    keep: int | None,
+    days: int | None = None,
+    like: Backup | None = None,
+) -> Pruned:
     """Decide over one database's backups, given newest first.
 
     Only proven ones go; pinned ones stay on top of `keep`; at least one proven one stays.
@@ -461,20 +480,20 @@ def plan_prune(backups: Iterable[Backup], *, keep: int | None, days: int | None 
     :param keep: how many stay; ``None`` when only age counts.
     :param days: how many days old one must be to go, counted from the newest backup and
         not from the clock, which may be wrong. With `keep`, both must agree.
+    :param like: only backups that are `Backup.is_like` this one go.
     """
     kept: list[tuple[Backup, str]] = []
     gone: list[tuple[Backup, str]] = []
     counted = [b for b in backups if b.counts]
-    rank = 0
-    for each in counted:
-        old = (counted[0].created_at - each.created_at).total_seconds() >= (days or 0) * 86400
-        if each.pinned:
-            kept.append((each, "pinned"))
-            continue
-        rank += 1
-        if rank <= max(1, keep or 1):
-            kept.append((each, f"among the newest {max(1, keep or 1)}"))
-        elif days is not None and not old:
+    own = [b for b in counted if like is None or b.is_like(like)]
+    kept += [(b, "from another server or project folder") for b in counted if b not in own]
+    kept += [(b, "pinned") for b in own if b.pinned]
+    least = max(1, keep or 1)
+    for rank, each in enumerate((b for b in own if not b.pinned), 1):
+        age = (own[0].created_at - each.created_at).total_seconds()
+        if rank <= least:
+            kept.append((each, f"among the newest {least}"))
+        elif days is not None and age < days * 86400:
             kept.append((each, f"younger than {days} days"))
         else:
             why = [f"not among the newest {keep}"] if keep else []
@@ -491,33 +510,36 @@ def prune(
     days: int | None = None,
     dry: bool = False,
     thorough: bool = False,
-    protect: str = "",
+    like: Backup | None = None,
 ) -> Pruned:
     """Delete what `plan_prune` says. One that cannot be deleted does not stop the others;
     it is told in a warning, and is not among the deleted ones.
 
     :param thorough: read those that stay, since a damaged one must not push a good one
         out; needless right after a backup, whose own checks hold the floor.
-    :param protect: a name that never goes: a clock that was ahead once makes the backup
-        that was just made look old.
+    :param like: one that never goes, and only backups like it do. A clock that was ahead
+        once makes the backup that was just made look old.
     """
     backups = target.backups(which)
-    plan = plan_prune(backups, keep=keep, days=days)
+    plan = plan_prune(backups, keep=keep, days=days, like=like)
     while thorough and plan.deleted:
         bad = {b.name for b, _reason in plan.kept if not is_whole(b)}
         if not bad:
             break
         backups = [b for b in backups if b.name not in bad]
-        plan = plan_prune(backups, keep=keep, days=days)
-    deleted = []
-    for backup, reason in (d for d in plan.deleted if d[0].name != protect):
-        try:
-            if not dry:
-                target.delete(backup)
-            deleted.append((backup, reason))
-        except CommandFailed as error:
-            log.warning("%s could not be deleted: %s", backup.name, error)
+        plan = plan_prune(backups, keep=keep, days=days, like=like)
+    going = [d for d in plan.deleted if like is None or d[0].name != like.name]
+    deleted = [d for d in going if dry or _deleted(target, d[0])]
     return Pruned(plan.kept, tuple(deleted))
+
+
+def _deleted(target: Store, backup: Backup) -> bool:
+    try:
+        target.delete(backup)
+        return True
+    except CommandFailed as error:
+        log.warning("%s could not be deleted: %s", backup.name, error)
+        return False
 
 
 def is_plain_file(path: Path) -> bool:

@@ -7,6 +7,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import CommandFailed, Damaged, Refused, Unreachable
 from ..settings import Settings
@@ -122,12 +123,14 @@ def _record(
 ) -> None:
     if not source.counts or settings.dry:
         return
-    source = store.read(source.path)  # somebody may have pinned it meanwhile
-    facts = dict(source.facts)
-    if rows:
-        facts["drill"] = {"rows": rows, "duration_s": seconds}
-    verified = tuple(dict.fromkeys([*source.verified, *passed]))
-    Store(source.path.parent).update(replace(source, verified=verified, facts=facts))
+    target = Store(source.path.parent)
+    with target.lock(source.database, "verify", wait=10):
+        source = store.read(source.path)  # somebody may have pinned it meanwhile
+        facts = dict(source.facts)
+        if rows:
+            facts["drill"] = {"rows": rows, "duration_s": seconds}
+        verified = tuple(dict.fromkeys([*source.verified, *passed]))
+        target.update(replace(source, verified=verified, facts=facts))
 
 
 def prune(
@@ -141,9 +144,17 @@ def prune(
     settings = (settings or Settings.load()).having(keep=keep)
     target, which = Store(settings.backup_dir), identity(settings)
     with nullcontext() if settings.dry else target.lock(settings.database, "prune"):
-        return store.prune(
-            target, which, keep=settings.keep, days=days, dry=settings.dry, thorough=True
-        )
+        how: dict[str, Any] = {"days": days, "dry": settings.dry, "thorough": True}
+        like = _newest_own(target.backups(which), settings)
+        return store.prune(target, which, keep=settings.keep, like=like, **how)
+
+
+def _newest_own(backups: list[Backup], settings: Settings) -> Backup | None:
+    """The newest proven backup that this project folder made, else the newest of all:
+    what it is a backup of is what may be pruned."""
+    proven = [b for b in backups if b.counts]
+    own = [b for b in proven if b.facts.get("project") in (None, str(settings.project))]
+    return next(iter(own or proven), None)
 
 
 def pin(backup: str, settings: Settings | None = None, *, off: bool = False) -> Backup:
@@ -157,5 +168,8 @@ def pin(backup: str, settings: Settings | None = None, *, off: bool = False) -> 
     source = target.find(backup)
     if not source.counts:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
-    pinned = replace(source, pinned=not off)
-    return pinned if settings.dry else target.update(pinned)
+    if settings.dry:
+        return replace(source, pinned=not off)
+    target = Store(source.path.parent)
+    with target.lock(source.database, "pin", wait=10):
+        return target.update(replace(store.read(source.path), pinned=not off))

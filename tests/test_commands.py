@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repom.dbops.client import Client
+from repom.dbops.client import Client, free_bytes
 from repom.dbops.commands import (
     ARCHIVE_FORMATS,
     RESTRICT_SINCE,
@@ -29,6 +29,24 @@ from tests.fakes import Answer, FakeRunner
 CANARY = "s3cret-c4nary"
 HERE = Login("shop", "ann")
 FULL = Login("shop", "ann", CANARY, "db", 5433, (("sslmode", "require"), ("options", "-c a=b")))
+
+# -- what df says -------------------------------------------------------------------------
+
+HEAD = "Filesystem 1024-blocks Used Available Capacity Mounted on"
+DF = {
+    "a disk": ("/dev/vda 263112992 27262976 80740352 25% /var/lib/postgresql/data", 80740352),
+    "a full one": ("overlay 100 100 0 100% /", 0),
+    "a mount with a space": ("tmpfs 10 4 6 40% /a b", 6),
+    "no answer": ("", None),
+    "its head alone": (HEAD, None),
+    "a system identifier": ("7385628734652873465", None),
+}
+
+
+@pytest.mark.parametrize(("line", "kilobytes"), DF.values(), ids=list(DF))
+def test_free_space_is_read_from_df(line: str, kilobytes: int | None) -> None:
+    assert (None if kilobytes is None else kilobytes * 1024) == free_bytes(line)
+
 
 # -- connection strings -------------------------------------------------------------------
 

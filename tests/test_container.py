@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from repom.dbops import container
-from repom.dbops.container import Container, choose, find, is_loopback, remote_endpoint
+from repom.dbops.container import Container, choose, endpoint, find, is_loopback, is_remote
 from repom.dbops.runner import DockerRunner, HostRunner
 from repom.errors import SettingsError, Unreachable
 from tests.fakes import FakeDocker, inspected
@@ -456,13 +456,15 @@ def test_an_engine_on_another_machine_is_remote(
 ) -> None:
     docker.answers("context inspect", f"{address}\n")
 
-    assert (address if remote else None) == remote_endpoint(docker.program)
+    assert address == endpoint(docker.program)
+    assert remote == is_remote(address)
 
 
 def test_an_engine_without_contexts_is_local(docker: FakeDocker) -> None:
     docker.answers("context inspect", stderr="unknown command", status=125)
 
-    assert remote_endpoint(docker.program) is None
+    assert "" == endpoint(docker.program)
+    assert not is_remote("")
 
 
 def test_the_users_own_configuration_of_docker_reaches_it(

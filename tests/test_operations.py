@@ -332,6 +332,13 @@ def test_a_restore_on_another_machine_must_be_meant(postgresql: Settings) -> Non
     assert "--remote" in caught.value.hint
 
 
+def test_an_undo_on_another_machine_must_be_meant(postgresql: Settings) -> None:
+    with pytest.raises(Refused, match=r"db\.example\.com") as caught:
+        dbops.undo(replace(postgresql, host="db.example.com"))
+
+    assert "--remote" in caught.value.hint
+
+
 DAMAGE: dict[str, Change] = {
     "a flipped bit": lambda content: content[:-30] + bytes([content[-30] ^ 1]) + content[-29:],
     "cut short": lambda content: content[:-1],

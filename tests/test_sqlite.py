@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from repom.dbops import operations
+from repom.dbops import operations, sqlite
 from repom.dbops.archive import recognise
 from repom.dbops.files import create_private
 from repom.dbops.sqlite import Sqlite
@@ -486,6 +489,34 @@ def test_kept_files_are_found_again_whatever_the_name(tmp_path: Path, name: str)
     assert () == Sqlite(tmp_path / "other.db", "other.db").survey().kept
     live.discard(str(kept[0]))
     assert kept[:0:-1] == [k.name for k in live.survey().kept]
+
+
+def test_what_was_replaced_last_comes_first_whatever_the_clock_said(tmp_path: Path) -> None:
+    path = build(tmp_path / "shop.db")
+    backup = dump(path)
+    before = Path(str(load_and_swap(backup, path)))
+    ahead = before.with_name(re.sub(r"undo_\d{4}", "undo_2999", before.name))
+    before.rename(ahead)
+    last = load_and_swap(backup, path)
+
+    assert [last, str(ahead)] == [k.name for k in Sqlite(path, "shop.db").survey().kept]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_disk_without_room_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    path = build(tmp_path / "shop.db")
+    backup, live = dump(path), Sqlite(path, "shop.db")
+    size = path.stat().st_size
+    free = 3 * size - (0 if fits else 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free))
+    monkeypatch.setattr(sqlite, "check_space", lambda _folder: None)
+    expected = nullcontext() if fits else pytest.raises(Refused, match="bytes free")
+    with expected:
+        live.discard(live.load(recognise(backup), {"size": size}))
+
+    assert [] == hidden(tmp_path)
 
 
 def test_what_is_gone_can_be_discarded(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,15 @@ class Client:
         """Ask the first question; a dry run asks it too.
 
         :param query: answers psql's version, a JSON object with ``server_version_num``,
-            and the system identifier where this user may know it, each in a line.
+            the system identifier where this user may know it, each in a line, and what
+            `df` says of the disk of the data where that can be asked.
         """
         if not self.in_container:
             self._find_programs()
         lines = self.query(query, database, probe=True, **variables).splitlines()
         answer: dict[str, Any] = json.loads(lines[1])
-        answer["system_identifier"] = lines[2] if len(lines) > 2 else None
+        answer["system_identifier"] = (lines[2] if len(lines) > 2 else "") or None
+        answer["free"] = free_bytes(lines[-1])
         self.psql_version = int(lines[0])
         self.server_major = answer["server_version_num"] // 10_000
         if not self.in_container:
@@ -118,3 +121,9 @@ class Client:
         password = self.login.password if self._with_password else None
         settings = {"PGOPTIONS": f"{SESSION} {options}".strip(), "PGCONNECT_TIMEOUT": "15"}
         return {**settings, **({"PGPASSWORD": password} if password else {})}
+
+
+def free_bytes(line: str) -> int | None:
+    """Bytes that are free, from the last line of ``df -Pk``; nothing from another line."""
+    found = re.fullmatch(r".*\s\d+\s+\d+\s+(\d+)\s+\d+%\s+/.*", line)
+    return int(found[1]) * 1024 if found else None

@@ -144,16 +144,19 @@ def _belongs(container: Container, project: Path) -> bool:
     return bool(folder) and not oneoff and Path(folder).resolve().is_relative_to(project)
 
 
-def remote_endpoint(docker: str) -> str | None:
-    """The engine's address when it is on another machine: DOCKER_HOST or the context."""
+def endpoint(docker: str) -> str:
+    """The engine's address, of DOCKER_HOST or of the context; empty when it has none."""
     try:
         arguments = ["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
-        address = ask(docker, arguments).strip()
+        return ask(docker, arguments).strip()
     except EngineSilent:
-        return None
+        return ""
+
+
+def is_remote(address: str) -> bool:
+    """Whether an engine's address is on another machine."""
     scheme, _, rest = address.partition("://")
-    local = scheme in ("unix", "npipe", "fd", "") or is_loopback(rest.rpartition(":")[0])
-    return None if local else address
+    return scheme not in ("unix", "npipe", "fd", "") and not is_loopback(rest.rpartition(":")[0])
 
 
 def is_loopback(host: str) -> bool:

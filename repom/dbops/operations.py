@@ -36,6 +36,7 @@ class Plan:
     :param survey: what it finds, and would replace.
     :param owner: restore owners and grants, too.
     :param in_place: load into the database itself.
+    :param engine: address of the container engine, when the database is in a container.
     """
 
     settings: Settings
@@ -45,6 +46,7 @@ class Plan:
     survey: Survey
     owner: bool = True
     in_place: bool = False
+    engine: str = ""
 
     @property
     def foreign(self) -> bool:
@@ -332,8 +334,7 @@ def plan_restore(
     if into:
         settings = replace(settings, database=_into(settings, into))
     database = open_database(settings, "psql" if archive.kind == "plain" else "pg_restore")
-    if not remote:
-        _refuse_remote(settings, database)
+    engine = _engine(settings, database, remote)
     survey = database.survey()
     if into and survey.exists:
         raise Refused(f"{into} exists already", "Name a new one, or restore without --into")
@@ -344,7 +345,7 @@ def plan_restore(
             f"{database.fallback}, and the server on the host is not the one of the last backup",
             "Start the container, or add --via host if the host's server is meant",
         )
-    return Plan(settings, database, source, archive, survey, owner, in_place)
+    return Plan(settings, database, source, archive, survey, owner, in_place, engine)
 
 
 def _refuse_other_backend(archive: Archive, settings: Settings) -> None:
@@ -358,15 +359,20 @@ def _refuse_other_backend(archive: Archive, settings: Settings) -> None:
         )
 
 
-def _refuse_remote(settings: Settings, database: Database) -> None:
-    """A restore on another machine must be meant, whether it is reached by the database's
-    host or by the engine's."""
-    engine = container.remote_endpoint(settings.docker) if database.via == "docker" else None
-    elsewhere = settings.remote_host or engine
-    if elsewhere:
+def _engine(settings: Settings, database: Database, remote: bool) -> str:
+    """The container engine's address, if one is used.
+
+    :param remote: whether a database on another machine is meant, be it reached by its
+        own host or by the engine's.
+    :raises Refused: it is on another machine, and that was not meant.
+    """
+    engine = container.endpoint(settings.docker) if database.via == "docker" else ""
+    elsewhere = settings.remote_host or (engine if container.is_remote(engine) else None)
+    if elsewhere and not remote:
         raise Refused(
             f"{database.name} is on another machine ({elsewhere})", "Add --remote if it is meant"
         )
+    return engine
 
 
 def _into(settings: Settings, into: str) -> str:
@@ -419,14 +425,17 @@ def _swapped(database: Database, scratch: str, keep: int) -> str | None:
         raise
 
 
-def undo(settings: Settings | None = None) -> Restored:
+def undo(settings: Settings | None = None, *, remote: bool = False) -> Restored:
     """Put back what the last restore replaced, and keep what it had put in its place.
 
+    :param remote: a database on another machine is meant.
     :raises NotFound: there is nothing to put back.
+    :raises Refused: it is on another machine, and that was not meant.
     """
     settings = settings or Settings.load()
     started = time.monotonic()
     database = open_database(settings, "psql")
+    _engine(settings, database, remote)
     with locked(settings, database, "undo"), aborting(database):
         kept = database.survey().kept
         if not kept:

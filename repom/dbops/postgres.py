@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +37,10 @@ from .runner import HostRunner, Stalled
 
 log = logging.getLogger("repom")
 
+IN_USE = "being accessed by other users"
+#: Seconds that a swap waits for the drop of what is no longer kept, and bytes of a database
+#: beyond which it does not: the drop goes on without anybody.
+TIDYING, SLOW_TO_DROP = 0.5, 100_000_000
 LARGE = 10_000_000  # bytes of an archive above which statistics are made in parallel
 
 
@@ -84,7 +88,9 @@ class Postgres:
         )
 
     def survey(self) -> Survey:
-        self._found = self.client.first(queries.SURVEY, self._maintenance, live=self.name)
+        inside = "1" if self.client.in_container else "0"
+        variables = {"live": self.name, "inside": inside}
+        self._found = self.client.first(queries.SURVEY, self._maintenance, **variables)
         return Survey(
             exists=self._found["exists"],
             size=self._found["size"] or 0,
@@ -184,6 +190,7 @@ class Postgres:
         """:raises Refused: names what the archive needs and the server lacks."""
         refuse_server(self._found)
         refuse_needs(self._found, archive, facts or {}, owner=owner)
+        refuse_space(self._found, int((facts or {}).get("size") or 0))
         if replacing:
             refuse_holders(self._found)
         self._check_format(archive)
@@ -258,7 +265,10 @@ class Postgres:
             expected = (facts or {}).get("tables")
             end = queries.EXPECT.format(tables=-1 if expected is None else int(expected))
             self._run_gated(self.name, chain([queries.EMPTY.encode()], blocks, [end.encode()]))
-        self.client.query("ANALYZE;\n", self.name)
+        try:
+            self.client.query("ANALYZE;\n", self.name)
+        except RepomError as error:  # the data are there
+            log.warning("Restored, but without the planner's statistics: %s", error.message)
 
     @contextmanager
     def _as_script(self, archive: Archive, owner: bool) -> Iterator[Archive]:
@@ -273,41 +283,40 @@ class Postgres:
     # -- swap ---------------------------------------------------------------------------
 
     def swap(self, scratch: str, *, keep: int) -> str | None:
-        kept = own_name("undo")
-        evictor = threading.Thread(target=self._evict, args=(kept,), daemon=True)
-        evictor.start()
+        note = describe("undo", self.name, self.runner.session, self._after_kept())
+        names = {"live": self.name, "kept": own_name("undo")}
+        like = note.partition(' "created_at"')[0]
+        evictor = threading.Thread(target=self._evict, args=(names, like, keep), daemon=True)
+        if self._found["exists"]:
+            evictor.start()
         try:
-            answer = self._rename(scratch, kept, keep)
-        except CommandFailed as error:
-            if "being accessed by other users" in error.stderr:
+            said = self._say(queries.SWAP, **names, scratch=scratch, description=note)
+        except BaseException as error:
+            self._stop(evictor)
+            if isinstance(error, CommandFailed) and IN_USE in error.stderr:
                 raise Refused(
                     f"Sessions on {self.name} could not be ended", "Close them and restore again"
                 ) from None
             raise
-        finally:
-            self._stop(evictor)
-        replaced = answer.split()[:1] == ["1"]
-        return kept if replaced and keep else None
+        if evictor.ident and (self._found["size"] or 0) < SLOW_TO_DROP:
+            evictor.join(TIDYING)
+        replaced = said.split()[:1] == ["1"]
+        return names["kept"] if replaced and keep else None
 
-    def _rename(self, scratch: str, kept: str, keep: int) -> str:
-        description = describe("undo", self.name, self.runner.session)
-        return self.client.query(
-            queries.SWAP,
-            self._maintenance,
-            live=self.name,
-            kept=kept,
-            scratch=scratch,
-            description=description,
-            described=description.partition(' "created_at"')[0],
-            keep=str(keep),
-        )
+    def _after_kept(self) -> datetime:
+        """Now, or after all that is kept: a clock that was ahead must not change which
+        one was replaced last."""
+        newest = max((k.created_at for k in self._kept()), default=datetime.min.replace(tzinfo=UTC))
+        return max(datetime.now(UTC), newest + timedelta(microseconds=1))
 
-    def _evict(self, kept: str) -> None:
+    def _say(self, query: str, **variables: Any) -> str:
+        return self.client.query(query, self._maintenance, **variables)
+
+    def _evict(self, names: Mapping[str, str], like: str, keep: int) -> None:
         with suppress(RepomError):
-            self.client.query(queries.EVICT, self._maintenance, live=self.name, kept=kept)
+            self._say(queries.EVICT, **names, described=like, keep=str(keep))
 
     def _stop(self, evictor: threading.Thread) -> None:
-        evictor.join(0.5)
         if evictor.is_alive():
             self.abort()
             evictor.join(5)
@@ -351,13 +360,13 @@ def own_name(kind: str) -> str:
     return f"repom_{kind}_{secrets.token_hex(4)}"
 
 
-def describe(kind: str, database: str, session: str) -> str:
+def describe(kind: str, database: str, session: str, when: datetime | None = None) -> str:
     """The comment on a database of repom's own: what it is and which process made it."""
     return json.dumps(
         {
             "kind": kind,
             "database": database,
-            "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "created_at": (when or datetime.now(UTC)).isoformat(timespec="microseconds"),
             "session": session,
             "machine": socket.gethostname(),
             "pid": os.getpid(),
@@ -419,6 +428,17 @@ def refuse_needs(
         raise Refused(
             f"The server lacks roles of the backup: {', '.join(absent)}",
             "Create them, or add --no-owner",
+        )
+
+
+def refuse_space(found: Mapping[str, Any], size: int) -> None:
+    """:raises Refused: the disk of the data has less room than the database had in bytes
+    when it was backed up. A server that cannot write its log stops for everybody."""
+    free = found.get("free")
+    if free is not None and free < size:
+        raise Refused(
+            f"The server's disk has {free} bytes free, and the database takes about {size}",
+            "Free some space there, or restore elsewhere",
         )
 
 

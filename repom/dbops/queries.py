@@ -64,7 +64,8 @@ FIRM = """(SELECT json_agg(format('%s (%s, %s)', a.pid, a.usename, a.application
       OR NOT (pg_has_role(r.oid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))))"""
 
 #: Connected to the maintenance database, before anything is touched: what there is and
-#: what stands in the way of replacing `live`. Lines as of `IDENTIFY`.
+#: what stands in the way of replacing `live`. Lines as of `IDENTIFY`, and in a container
+#: the disk of the data, which psql asks the shell for: a server does not tell.
 SURVEY = f"""\\echo :VERSION_NUM
 SELECT json_build_object(
   'server_version', current_setting('server_version'),
@@ -87,6 +88,11 @@ SELECT json_build_object(
 SELECT has_function_privilege('pg_control_system()', 'execute') AS allowed \\gset
 \\if :allowed
 SELECT system_identifier FROM pg_control_system();
+\\else
+\\echo
+\\endif
+\\if :inside
+\\echo `df -Pk "$PGDATA" 2>/dev/null`
 \\endif
 """
 
@@ -220,18 +226,11 @@ SELECT format('COMMENT ON DATABASE %I IS %L', :'kept', :'description')
 SELECT format('ALTER DATABASE %I RENAME TO %I', :'scratch', :'live') \\gexec
 COMMIT;
 SELECT count(*) FROM pg_database WHERE datname = :'kept';
-\\set ON_ERROR_STOP off
-SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
-  WHERE datname ~ '^repom_undo_[0-9a-f]{8}$'
-    AND starts_with(shobj_description(oid, 'pg_database'), :'described')
-  ORDER BY (datname = :'kept') DESC,
-    substring(shobj_description(oid, 'pg_database') from '"created_at": "([^"]+)"') DESC
-  OFFSET :keep
-\\gexec
 """
 
 #: The second session of a swap. A pool that reconnects must not win the race, so it goes
-#: on until the other session has committed, or has given up.
+#: on until the other session has committed, or has given up. After a commit it drops what
+#: is no longer kept: each drop makes the server write a checkpoint, which may take long.
 EVICT = """SELECT set_config('repom.live', :'live', false);
 SELECT set_config('repom.kept', :'kept', false);
 DO $$
@@ -250,6 +249,14 @@ BEGIN
     PERFORM pg_sleep(0.02);
   END LOOP;
 END $$;
+\\set ON_ERROR_STOP off
+SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
+  WHERE datname ~ '^repom_undo_[0-9a-f]{8}$'
+    AND starts_with(shobj_description(oid, 'pg_database'), :'described')
+    AND EXISTS (SELECT FROM pg_database WHERE datname = :'kept')
+  ORDER BY substring(shobj_description(oid, 'pg_database') from '"created_at": "([^"]+)"') DESC
+  OFFSET :keep
+\\gexec
 """
 
 DROP = """SELECT format('DROP DATABASE IF EXISTS %I WITH (FORCE)', :'scratch') \\gexec

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -109,6 +109,7 @@ class Sqlite:
     ) -> str:
         """Unpack the backup beside the live file and check it there."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._refuse_space(int((facts or {}).get("size") or archive.path.stat().st_size))
         scratch = self._scratch()
         try:
             self._unpack(archive, scratch)
@@ -116,6 +117,16 @@ class Sqlite:
             remove_database(scratch)
             raise
         return str(scratch)
+
+    def _refuse_space(self, size: int) -> None:
+        """The unpacked backup, the kept copy, and what SQLite's journal takes meanwhile."""
+        live = self.path.stat().st_size if self.path.is_file() else 0
+        needed, free = size + live + max(size, live), shutil.disk_usage(self.path.parent).free
+        if free < needed:
+            raise Refused(
+                f"{self.path.parent} has {free} bytes free, and a restore takes about {needed}",
+                "Free some space, then try again",
+            )
 
     def _unpack(self, archive: Archive, path: Path) -> None:
         with create_private(path) as out:
@@ -138,14 +149,16 @@ class Sqlite:
             return {n: copy.execute(count.format(q)).fetchone()[0] for n, q in quoted.items()}
 
     def swap(self, scratch: str, *, keep: int) -> str | None:
-        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+        # After all that is kept, since a clock that was ahead must not change which one
+        # was replaced last.
+        after = [k.created_at + timedelta(microseconds=1) for k in self._kept()]
+        now = max([datetime.now(UTC), *after]).strftime("%Y%m%dT%H%M%S%fZ")
         kept = self._beside("undo", f"{now}_{secrets.token_hex(4)}")
         if self.path.exists() and self._is_database():
             self._replace(Path(scratch), kept)
         else:
             self._rename_in(Path(scratch), kept)
-        # The copy just made comes first, whatever the clock says.
-        for old in sorted(self._kept(), key=lambda k: k.name != str(kept))[keep:]:
+        for old in self._kept()[keep:]:
             remove_database(Path(old.name))
         return str(kept) if keep and kept.exists() else None
 

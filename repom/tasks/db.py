@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 JSON = "print the result as JSON"
 YES = "do not ask"
 VIA = "where the client programs run: auto, docker or host"
+REMOTE = "the database is on another machine, and that is meant"
 JOBS = "parallel workers that load"
 
 
@@ -57,7 +58,7 @@ def backup(
         "backup": "a backup's name, or the path of any dump",
         "latest": "the newest verified backup of this database",
         "yes": YES,
-        "remote": "the database is on another machine, and that is meant",
+        "remote": REMOTE,
         "into": "restore into a new database of this name (SQLite: a path)",
         "in-place": "load into the database itself, for users who may not create one",
         "no-owner": "leave out owners and grants",
@@ -128,7 +129,9 @@ def _menu(backups: Sequence[Backup]) -> Backup | None:
 
 def _question(plan: Plan) -> str:
     """What will happen to what, before somebody says yes."""
-    parts = [f"Restore {plan.backup.name} into {plan.database.name} on {plan.database.where}?"]
+    engine = f" (engine {plan.engine})" if plan.engine else ""
+    where = f"{plan.database.name} on {plan.database.where}{engine}"
+    parts = [f"Restore {plan.backup.name} into {where}?"]
     if plan.foreign:
         parts.append("The file has no manifest, so nothing says that it is whole.")
     if plan.survey.exists:
@@ -171,8 +174,8 @@ def _tell(done: Restored, settings: Settings, json: bool) -> None:
     show(result if json else done.database)
 
 
-@command(help={"yes": YES, "json": JSON})
-def undo(c: Context, yes: bool = False, json: bool = False) -> None:
+@command(help={"yes": YES, "remote": REMOTE, "json": JSON})
+def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False) -> None:
     """Put back what the last restore replaced; once more undoes the undo."""
     from ..dbops import operations
 
@@ -180,7 +183,7 @@ def undo(c: Context, yes: bool = False, json: bool = False) -> None:
     if not settings.dry and not confirm(f"Put back what {settings.database} held before?", yes):
         say("Nothing was changed")
         return
-    _tell(operations.undo(settings), settings, json)
+    _tell(operations.undo(settings, remote=remote), settings, json)
 
 
 @command(name="list", help={"json": JSON})

@@ -18,11 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from repom import dbops
-from repom.dbops import operations, runner
+from repom.dbops import client, operations, runner
 from repom.errors import CommandFailed, Damaged, Refused, RepomError
 from repom.settings import Settings
 from tests import requires
@@ -219,6 +220,25 @@ def test_a_user_who_may_not_create_a_database_restores_in_place(
             dbops.restore(made, settings)
         assert dbops.restore(made, settings, in_place=True).replaced is None
         assert owner.dump("owned") == before
+
+
+def test_a_load_in_place_is_done_also_without_statistics(
+    owner: Server, project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(owner, project, "owned", POSTGRES_USER="plain_owner")
+    made = dbops.backup(settings)
+    before = owner.dump("owned")
+    owner.sql("DROP TABLE item", "owned")
+    ask = client.Client.query
+
+    def failing(self: client.Client, query: str, database: str, **how: Any) -> str:
+        return ask(self, query.replace("ANALYZE;", "ANALYZE nothing;"), database, **how)
+
+    monkeypatch.setattr(client.Client, "query", failing)
+    dbops.restore(made, settings, in_place=True)
+
+    assert "without the planner's statistics" in caplog.text
+    assert owner.dump("owned") == before
 
 
 @pytest.mark.parametrize("format", ["custom", "plain"])
@@ -584,6 +604,27 @@ def test_a_full_tmp_in_the_container(project: Path) -> None:
         assert server.leftovers() == []
     finally:
         subprocess.run(["docker", "rm", "-fv", name], check=True, capture_output=True)
+
+
+def test_a_server_without_room_is_refused_before_anything_is_made(project: Path) -> None:
+    with container_server(17, flags=["--tmpfs", "/var/lib/postgresql/data:size=300m"]) as server:
+        server.create("shop")
+        server.sql("CREATE TABLE t AS SELECT md5(n::text) FROM generate_series(1, 400000) n")
+        env, before = server.environment(), server.dump()
+        assert invoke(project, "db.backup", env=env).status == 0
+        room = int(server.run("df", "-Pk", "/var/lib/postgresql/data").split()[-3]) // 1024
+        fill = ["dd", "if=/dev/zero", "of=/var/lib/postgresql/data/fill", "bs=1M"]
+        server.run(*fill, f"count={room - 20}")
+        databases = server.databases()
+
+        ended = invoke(project, "db.restore", "--latest", "--yes", env=env)
+
+        assert (ended.status, "bytes free" in ended.last) == (5, True), ended.err
+        assert (server.databases(), server.leftovers()) == (databases, [])
+        server.run("rm", "/var/lib/postgresql/data/fill")
+        ended = invoke(project, "db.restore", "--latest", "--yes", env=env)
+        assert ended.status == 0, ended.err
+        assert server.dump() == before
 
 
 # -- secrets ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -181,27 +181,11 @@ def read_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """
     if not path.is_file():
         return {}
-    from dotenv.parser import parse_stream
     from dotenv.variables import parse_variables
 
     values: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            bindings = list(parse_stream(stream))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read ({type(error).__name__})") from None
-    for binding in bindings:
-        if binding.error:
-            text = binding.original.string
-            blank = text[: len(text) - len(text.lstrip())].count("\n")
-            raise SettingsError(
-                f"{path.name} line {binding.original.line + blank} cannot be parsed",
-                "Write NAME=value, and quote a value that has spaces or quotes",
-            )
-        key, value = binding.key, binding.value
-        if key is None or value is None:
-            continue
-        literal = re.match(r"[^=]*=\s*'", binding.original.string) or key == "POSTGRES_PASSWORD"
+    for key, value, text in _assignments(path):
+        literal = re.match(r"[^=]*=\s*'", text) or key == "POSTGRES_PASSWORD"
         if not literal:
             known = {**values, **environ}
             value = "".join(atom.resolve(known) for atom in parse_variables(value))
@@ -209,6 +193,27 @@ def read_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
         if key.startswith("REPOM_") and key not in VARIABLES:
             log.warning("%s in %s is no setting of repom", key, path.name)
     return values
+
+
+def _assignments(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Name, value and text of each line of a `.env` file that sets something."""
+    from dotenv.parser import parse_stream
+
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            bindings = list(parse_stream(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read ({type(error).__name__})") from None
+    for binding in bindings:
+        text = binding.original.string
+        if binding.error:
+            blank = text[: len(text) - len(text.lstrip())].count("\n")
+            raise SettingsError(
+                f"{path.name} line {binding.original.line + blank} cannot be parsed",
+                "Write NAME=value, and quote a value that has spaces or quotes",
+            )
+        if binding.key is not None and binding.value is not None:
+            yield binding.key, binding.value, text
 
 
 class _Sources:

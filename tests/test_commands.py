@@ -159,10 +159,17 @@ ARGV: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ],
     ),
     "vacuumdb": (
-        vacuum_argv(INFO, jobs=4),
+        vacuum_argv(INFO, jobs=4, major=17),
         [
             *("vacuumdb", "--no-password", "--analyze-only", "--quiet", "--jobs=4"),
             *("--dbname", INFO),
+        ],
+    ),
+    "vacuumdb that can tell": (
+        vacuum_argv(INFO, jobs=4, major=18),
+        [
+            *("vacuumdb", "--no-password", "--analyze-only", "--quiet", "--jobs=4"),
+            *("--missing-stats-only", "--dbname", INFO),
         ],
     ),
     "an archive as SQL": (script_argv(owner=True), ["pg_restore", "--file=-"]),

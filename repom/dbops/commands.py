@@ -84,10 +84,15 @@ def restricts(version_num: int) -> bool:
     return number > 17 or minor >= RESTRICT_SINCE.get(number, 10_000)
 
 
-def vacuum_argv(conninfo: str, *, jobs: int) -> list[str]:
-    """vacuumdb's command line for the planner's statistics, which an archive lacks."""
+def vacuum_argv(conninfo: str, *, jobs: int, major: int) -> list[str]:
+    """vacuumdb's command line for the planner's statistics, as far as the archive lacks them.
+
+    :param major: of the program; from 18 on an archive may carry statistics, and vacuumdb
+        can tell.
+    """
     argv = ["vacuumdb", "--no-password", "--analyze-only", "--quiet", f"--jobs={jobs}"]
-    return [*argv, "--dbname", conninfo]
+    missing = ["--missing-stats-only"] if major >= 18 else []
+    return [*argv, *missing, "--dbname", conninfo]
 
 
 def script_argv(*, owner: bool, to: str = "-") -> list[str]:

@@ -336,16 +336,20 @@ def plan_restore(
     database = open_database(settings, "psql" if archive.kind == "plain" else "pg_restore")
     engine = _engine(settings, database, remote)
     survey = database.survey()
-    if into and survey.exists:
-        raise Refused(f"{into} exists already", "Name a new one, or restore without --into")
-    if in_place and not survey.exists:
-        raise Refused(f"There is no {database.name} to restore into", "Leave --in-place out")
+    _refuse_target(database, survey, into, in_place)
     if _is_other_server(database, survey.system_identifier, target, identity(settings)):
         raise Refused(
             f"{database.fallback}, and the server on the host is not the one of the last backup",
             "Start the container, or add --via host if the host's server is meant",
         )
     return Plan(settings, database, source, archive, survey, owner, in_place, engine)
+
+
+def _refuse_target(database: Database, survey: Survey, into: str | None, in_place: bool) -> None:
+    if into and survey.exists:
+        raise Refused(f"{into} exists already", "Name a new one, or restore without --into")
+    if in_place and not survey.exists:
+        raise Refused(f"There is no {database.name} to restore into", "Leave --in-place out")
 
 
 def _refuse_other_backend(archive: Archive, settings: Settings) -> None:

@@ -233,7 +233,8 @@ class Postgres:
         """Statistics for the planner, what belonged to the old database, and the check."""
         large = archive.path.stat().st_size > LARGE
         if large:
-            self.client.run(vacuum_argv(self.client.conninfo(scratch), jobs=self.jobs))
+            conninfo, major = self.client.conninfo(scratch), self.client.server_major
+            self.client.run(vacuum_argv(conninfo, jobs=self.jobs, major=major))
         analyze = "" if large else "ANALYZE;\n"
         query = queries.COUNT + analyze + queries.PROPERTIES
         done = self.client.script(query, scratch, live=self.name, scratch=scratch)

@@ -94,7 +94,7 @@ def restore(
     if not settings.dry and not yes and not confirm(_question(plan), yes):
         say("Nothing was restored")
         return
-    _tell(operations.carry_out(plan), settings, json)
+    _tell("Restored", operations.carry_out(plan), settings, json)
 
 
 def _chosen(settings: Settings, name: str | None, latest: bool) -> Backup | None:
@@ -159,10 +159,10 @@ def _holds(plan: Plan) -> str:
     return ", ".join(facts)
 
 
-def _tell(done: Restored, settings: Settings, json: bool) -> None:
+def _tell(what: str, done: Restored, settings: Settings, json: bool) -> None:
     if settings.dry:
         return
-    say(f"Restored: {done.database} from {done.backup} ({done.duration_s:.1f} s)")
+    say(f"{what}: {done.database} from {done.backup} ({done.duration_s:.1f} s)")
     if done.replaced:
         say("What it replaced comes back with: invoke db.undo")
     result = {
@@ -183,7 +183,7 @@ def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False
     if not settings.dry and not confirm(f"Put back what {settings.database} held before?", yes):
         say("Nothing was changed")
         return
-    _tell(operations.undo(settings, remote=remote), settings, json)
+    _tell("Put back", operations.undo(settings, remote=remote), settings, json)
 
 
 @command(name="list", help={"json": JSON})

@@ -37,6 +37,8 @@ LOOK = "postgres --version; cat /repom/PG_VERSION /repom/*/docker/PG_VERSION 2>/
 TAKEN = ("port is already allocated", "address already in use", "ports are not available")
 NO_COMPOSE = ("unknown flag: --project-directory", "docker compose", "'compose' is not a")
 
+NO_ANSWER = "Start the container engine, and see that this user may use it (docker info)"
+
 
 # Questions to the engine and what it says
 
@@ -134,12 +136,19 @@ def check_port(port: int, platform: str = sys.platform) -> None:
 
 
 def details(docker: str, kind: str, name: str) -> dict[str, Any]:
-    """What the engine knows of a container, an image or a volume; empty: no such thing."""
+    """What the engine knows of a container, an image or a volume; empty: no such thing.
+
+    :raises Unreachable: it does not say, so that nobody takes what is there for absent.
+    """
     try:
-        answer: list[dict[str, Any]] = json.loads(container.ask(docker, [kind, "inspect", name]))
-    except EngineSilent:
+        return dict(json.loads(container.ask(docker, [kind, "inspect", name]))[0])
+    except EngineSilent as silent:
+        reason = str(silent)
+    except (ValueError, LookupError, TypeError):
+        reason = f"{docker} gives answers that are not an engine's"
+    if reason == "absent":
         return {}
-    return answer[0]
+    raise Unreachable(f"The container engine does not tell of {kind} {name} ({reason})", NO_ANSWER)
 
 
 def owner(labels: Mapping[str, str] | None, project: Path) -> str:
@@ -292,11 +301,18 @@ def _image_mount(settings: Settings) -> str:
 
 
 def _check_port(settings: Settings, port: int) -> None:
-    with contextlib.suppress(EngineSilent):
-        question = ["ps", "--filter", f"publish={port}", "--format", "{{.Names}}"]
-        if names := container.ask(settings.docker, question).split():
-            raise port_taken(port, f" by container {names[0]}")
+    if names := _used_by(settings, f"publish={port}"):
+        raise port_taken(port, f" by container {names[0]}")
     check_port(port)
+
+
+def _used_by(settings: Settings, condition: str) -> list[str]:
+    """The names of the running containers that fulfil it, such as ``volume=NAME``."""
+    question = ["ps", "--filter", condition, "--format", "{{.Names}}"]
+    try:
+        return container.ask(settings.docker, question).split()
+    except EngineSilent as reason:
+        raise Unreachable(f"The container engine does not answer ({reason})", NO_ANSWER) from None
 
 
 def _volume_fits(settings: Settings, volume: str) -> bool:
@@ -307,20 +323,19 @@ def _volume_fits(settings: Settings, volume: str) -> bool:
     if not details(settings.docker, "volume", volume):
         return False
     check_volume(settings, volume)
-    question = ["ps", "--filter", f"volume={volume}", "--format", "{{.Names}}"]
+    users = _used_by(settings, f"volume={volume}")
     look = ["run", "--rm", "--network", "none", "--user", "root", "--entrypoint", "sh"]
     look += ["--volume", f"{volume}:/repom:ro", settings.image, "-c", LOOK]
-    try:
-        users = container.ask(settings.docker, question).split()
-        image, held = versions(container.ask(settings.docker, look))
-    except EngineSilent:
-        return True  # an image without a shell: its server has to see for itself
     if users:
         raise Refused(
             f"Volume {volume} is in use by container {users[0]}, and a second server would"
             " destroy its data",
             f"Set REPOM_CONTAINER to {users[0]}, or to a new name",
         )
+    try:
+        image, held = versions(container.ask(settings.docker, look))
+    except EngineSilent:
+        return True  # an image without a shell: its server has to see for itself
     if image and held and image not in held:
         raise _wrong_major(volume, max(held, key=int), image)
     return True

@@ -182,7 +182,7 @@ def _check_engine(found: Container) -> None:
     if not found.id and found.state != "absent":
         raise Unreachable(
             f"Container {found.name} cannot be reached ({found.state})",
-            "Start the container engine, and see that this user may use it (docker info)",
+            docker.NO_ANSWER,
         )
 
 
@@ -378,11 +378,6 @@ def _describe(settings: Settings, found: Container) -> Server:
     item = docker.details(settings.docker, "container", found.id) if found.id else {}
     config = item.get("Config") or {}
     env = docker.environment(config)
-    volume = "" if settings.compose_service else f"{settings.container}_data"
-    if item:
-        volume = docker.data_source(item)
-    elif volume and not docker.details(settings.docker, "volume", volume):
-        volume = ""
     other = docker.owner(found.labels, settings.project)
     return _server(
         credentials.adopt(settings, env),
@@ -392,8 +387,16 @@ def _describe(settings: Settings, found: Container) -> Server:
         state=f"{found.state}, of the project in {other}" if other else found.state,
         image=config.get("Image") or ("" if settings.compose_service else settings.image),
         version=env.get("PG_VERSION") or env.get("PG_MAJOR") or "",
-        data=volume,
+        data=docker.data_source(item) if item else _kept_volume(settings, found),
     )
+
+
+def _kept_volume(settings: Settings, found: Container) -> str:
+    """The volume that a container left behind. An engine that does not answer is not
+    asked again, and Compose's own names of volumes are not known."""
+    volume = f"{settings.container}_data"
+    asked = found.state == "absent" and not settings.compose_service
+    return volume if asked and docker.details(settings.docker, "volume", volume) else ""
 
 
 def _describe_local(settings: Settings) -> Server:

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from repom import cluster, credentials, docker, server
+from repom import cluster, credentials, server
+from repom import docker as engine
 from repom.dbops.container import PROJECT_LABEL, Container
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
 from repom.settings import Settings, read_dotenv
 from repom.tasks.postgres import table
+from tests.fakes import FakeDocker
 
 PROJECT = Path("/work/shop")
 EMPTY = Settings(project=PROJECT, backend="sqlite", database="data/repom.sqlite3", configured=False)
@@ -24,7 +26,7 @@ SHOP = Settings(project=PROJECT, backend="postgresql", database="shop", user="me
 
 
 def test_create_argv() -> None:
-    argv = docker.create_argv("db", PROJECT, "postgres:17", "/var/lib/postgresql/data", 5433)
+    argv = engine.create_argv("db", PROJECT, "postgres:17", "/var/lib/postgresql/data", 5433)
     assert argv == [
         *("create", "--name", "db", "--label", f"repom.project={PROJECT}"),
         *("--shm-size", "256m", "--volume", "db_data:/var/lib/postgresql/data"),
@@ -35,7 +37,7 @@ def test_create_argv() -> None:
 
 
 def test_compose_argv() -> None:
-    argv = docker.compose_argv(PROJECT, "up", "-d", "db")
+    argv = engine.compose_argv(PROJECT, "up", "-d", "db")
     assert argv == ["compose", "--project-directory", str(PROJECT), "up", "-d", "db"]
 
 
@@ -70,7 +72,7 @@ def test_compose_argv() -> None:
     ],
 )
 def test_data_mount(pgdata: str, mounts: list[str], expected: str) -> None:
-    assert docker.data_mount({"PGDATA": pgdata}, mounts) == expected
+    assert engine.data_mount({"PGDATA": pgdata}, mounts) == expected
 
 
 def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict[str, Any]:
@@ -99,7 +101,7 @@ def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict
     ],
 )
 def test_published(inspected: Mapping[str, Any], expected: int | None) -> None:
-    assert docker.published(inspected) == expected
+    assert engine.published(inspected) == expected
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_published(inspected: Mapping[str, Any], expected: int | None) -> None:
     ],
 )
 def test_versions(looked: str, expected: object) -> None:
-    assert docker.versions(looked) == expected
+    assert engine.versions(looked) == expected
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_versions(looked: str, expected: object) -> None:
     ],
 )
 def test_failure(said: str, kind: type[Exception], message: str) -> None:
-    error = docker.failure(said)
+    error = engine.failure(said)
     assert type(error) is kind
     assert error.message == message
 
@@ -178,8 +180,8 @@ def test_check_port(platform: str) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(Refused, match=f"Port {port} on this machine is taken"):
-            docker.check_port(port, platform)
-    docker.check_port(port, platform)
+            engine.check_port(port, platform)
+    engine.check_port(port, platform)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,65 @@ def test_check_port(platform: str) -> None:
     ],
 )
 def test_owner(labels: dict[str, str] | None, expected: str) -> None:
-    assert docker.owner(labels, PROJECT) == expected
+    assert engine.owner(labels, PROJECT) == expected
+
+
+NOT_TOLD = {
+    "no engine": "Cannot connect to the Docker daemon at unix:///run/docker.sock.",
+    "no permission": "permission denied while trying to connect to the Docker daemon socket",
+    "a time-out": "Error response from daemon: context deadline exceeded",
+    "silence": "",
+}
+
+
+@pytest.mark.parametrize("said", NOT_TOLD.values(), ids=list(NOT_TOLD))
+def test_an_engine_that_does_not_tell_is_not_an_absence(
+    docker: FakeDocker, tmp_path: Path, said: str
+) -> None:
+    docker.answers("volume inspect", "[]\n", said, status=1)
+    docker.answers("image inspect", '[{"Config": {}}]')
+    settings = replace(SHOP, project=tmp_path, docker=docker.program)
+    with pytest.raises(Unreachable, match="does not tell of volume shop_data") as caught:
+        engine.create(replace(settings, container="shop"))
+    assert "\n" not in str(caught.value)
+    assert "docker info" in caught.value.hint
+    assert [each.split()[:2] for each in docker.calls] == [
+        ["image", "inspect"],
+        ["volume", "inspect"],
+    ]
+
+
+@pytest.mark.parametrize("answer", ["", "no JSON", "{}", "null", "[]"])
+def test_a_program_that_is_no_engine_tells_nothing(docker: FakeDocker, answer: str) -> None:
+    docker.answers("volume inspect", answer)
+    with pytest.raises(Unreachable, match="not an engine's"):
+        engine.details(docker.program, "volume", "shop_data")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error response from daemon: get shop_data: no such volume",
+        "Error: No such volume: shop_data",
+        "Error response from daemon: no such image: x: No such image: x:latest",
+        "Error: inspecting object: x: image not known",
+    ],
+)
+def test_what_there_is_not_is_nothing(docker: FakeDocker, said: str) -> None:
+    docker.answers("volume inspect", "[]\n", said, status=1)
+    assert engine.details(docker.program, "volume", "shop_data") == {}
+
+
+@pytest.mark.parametrize("said", NOT_TOLD.values(), ids=list(NOT_TOLD))
+@pytest.mark.parametrize("service", [None, "db"])
+def test_status_tells_why_there_is_no_answer(
+    docker: FakeDocker, tmp_path: Path, said: str, service: str | None
+) -> None:
+    docker.answers("", stderr=said, status=1)
+    settings = replace(SHOP, project=tmp_path, docker=docker.program, compose_service=service)
+    shown = server.status(replace(settings, via="docker"))
+    assert (shown.data, shown.state == "absent") == ("", False)
+    assert len(docker.calls) == 1
 
 
 # Which server

@@ -19,12 +19,15 @@ log = logging.getLogger("repom")
 PROJECT_LABEL = "repom.project"
 COMPOSE = "com.docker.compose."
 
-#: What an engine's complaint means. Texts differ between versions, so these are parts
-#: that have stayed; anything else is shown as it is.
+#: What an engine's complaint means; only the first say that there is no such thing. Texts
+#: differ between versions, so these are parts that have stayed; others are shown as they are.
 COMPLAINTS = (
     ("no such container", "absent"),
     ("no such object", "absent"),
     ("no container with name", "absent"),  # podman
+    ("no such volume", "absent"),
+    ("no such image", "absent"),
+    ("image not known", "absent"),  # podman
     ("permission denied", "no permission to use the Docker socket"),
     ("cannot connect", "the Docker daemon is not running"),
     ("is the docker daemon running", "the Docker daemon is not running"),

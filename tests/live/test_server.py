@@ -226,6 +226,36 @@ def test_volume_in_use_is_refused(load: Load, name: str) -> None:
         server.start(load())
 
 
+@pytest.fixture
+def silenced(tmp_path: Path) -> Callable[[str], str]:
+    """A container command that times out on what begins with the given words."""
+
+    def silenced(words: str) -> str:
+        program = tmp_path / "silenced-docker"
+        timeout = "echo 'Error response from daemon: context deadline exceeded' >&2; exit 1"
+        program.write_text(
+            f'#!/bin/sh\ncase "$*" in "{words}"*) {timeout};; esac\nexec docker "$@"'
+        )
+        program.chmod(0o755)
+        return str(program)
+
+    return silenced
+
+
+@pytest.mark.parametrize("words", ["volume inspect", "image inspect", "ps --filter"])
+def test_engine_that_does_not_tell(
+    load: Load, name: str, silenced: Callable[[str], str], words: str
+) -> None:
+    requires.image(18)
+    volume = f"{name}_data"
+    run("docker", "volume", "create", volume)
+    settings = replace(load(), docker=silenced(words))
+    with pytest.raises(Unreachable, match=r"engine does not .*\(.*deadline exceeded\)"):
+        server.start(settings)
+    assert there("volume", volume), "taken for a new one, and undone"
+    assert not there("container", name)
+
+
 def test_longer_name_is_another_container(load: Load, name: str) -> None:
     requires.image(18)
     run("docker", "create", "--name", f"{name}-longer", "postgres:18")

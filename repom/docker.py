@@ -15,7 +15,7 @@ from typing import Any
 
 from . import credentials
 from .dbops import container
-from .dbops.container import PROJECT_LABEL, Container, EngineSilent
+from .dbops.container import COMPOSE, PROJECT_LABEL, Container, EngineSilent
 from .dbops.runner import HostRunner
 from .errors import CommandFailed, Refused, RepomError, Unreachable
 from .settings import Settings
@@ -151,22 +151,6 @@ def details(docker: str, kind: str, name: str) -> dict[str, Any]:
     raise Unreachable(f"The container engine does not tell of {kind} {name} ({reason})", NO_ANSWER)
 
 
-def owner(labels: Mapping[str, str] | None, project: Path) -> str:
-    """The folder of the other project that the labels name; empty when they name none."""
-    folder = (labels or {}).get(PROJECT_LABEL)
-    return folder if folder and Path(folder) != project else ""
-
-
-def check_owner(found: Container, project: Path) -> None:
-    """:raises Refused: the container was made for another project's folder."""
-    if other := owner(found.labels, project):
-        raise Refused(
-            f"Container {found.name} belongs to the project in {other}",
-            "Set REPOM_CONTAINER to another name (if that project was moved here, remove the"
-            f" container with docker rm -f {found.name}; its volume keeps the data)",
-        )
-
-
 def log_lines(docker: str, name: str, lines: int) -> list[str]:
     """The last lines of a container's log. It has two streams; the time joins them."""
     argv = [docker, "logs", "--timestamps", "--tail", str(lines), name]
@@ -181,7 +165,7 @@ def log_lines(docker: str, name: str, lines: int) -> list[str]:
 def up(settings: Settings, found: Container) -> None:
     """Start the Compose service; what its file leaves open is made up first, since Compose
     takes it from `.env`."""
-    check_owner(found, settings.project)
+    container.check_owner(found, settings.project)
     env = None if found.id else _service_environment(settings)
     if env is not None:
         open_names = {k: v for k, v in credentials.MADE_UP.items() if env.get(k) == ""}
@@ -215,7 +199,7 @@ def wake(settings: Settings, found: Container) -> None:
     :raises Refused: it belongs to another project, or its port is taken.
     :raises Unreachable: it is in a state that no start leads out of.
     """
-    check_owner(found, settings.project)
+    container.check_owner(found, settings.project)
     if found.running:
         log.info("Container %s is already running", found.name)
     elif found.state == "paused":
@@ -231,7 +215,7 @@ def wake(settings: Settings, found: Container) -> None:
 
 def halt(settings: Settings, found: Container) -> None:
     """Stop a container; harmless when there is none, or it does not run."""
-    check_owner(found, settings.project)
+    container.check_owner(found, settings.project)
     if found.state == "paused":
         run(settings, "unpause", found.id)
     if found.state in ("running", "paused", "restarting"):
@@ -301,14 +285,14 @@ def _image_mount(settings: Settings) -> str:
 
 
 def _check_port(settings: Settings, port: int) -> None:
-    if names := _used_by(settings, f"publish={port}"):
+    if names := _users(settings, f"publish={port}"):
         raise port_taken(port, f" by container {names[0]}")
     check_port(port)
 
 
-def _used_by(settings: Settings, condition: str) -> list[str]:
+def _users(settings: Settings, condition: str, *more: str) -> list[str]:
     """The names of the running containers that fulfil it, such as ``volume=NAME``."""
-    question = ["ps", "--filter", condition, "--format", "{{.Names}}"]
+    question = ["ps", *more, "--filter", condition, "--format", "{{.Names}}"]
     try:
         return container.ask(settings.docker, question).split()
     except EngineSilent as reason:
@@ -323,7 +307,7 @@ def _volume_fits(settings: Settings, volume: str) -> bool:
     if not details(settings.docker, "volume", volume):
         return False
     check_volume(settings, volume)
-    users = _used_by(settings, f"volume={volume}")
+    users = _users(settings, f"volume={volume}")
     look = ["run", "--rm", "--network", "none", "--user", "root", "--entrypoint", "sh"]
     look += ["--volume", f"{volume}:/repom:ro", settings.image, "-c", LOOK]
     if users:
@@ -344,13 +328,43 @@ def _volume_fits(settings: Settings, volume: str) -> bool:
 def check_volume(settings: Settings, volume: str) -> None:
     """:raises Refused: the volume was made for another project, which still exists."""
     labels = details(settings.docker, "volume", volume).get("Labels")
-    other = owner(labels, settings.project)
+    other = container.owner(labels or {}, settings.project)
     # Labels of a volume cannot be changed, so a project that moved must get past this.
     if other and Path(other).exists():
         raise Refused(
             f"Volume {volume} belongs to the project in {other}",
             "Set REPOM_CONTAINER to another name, from which the volume has its own",
         )
+
+
+def made_for(project: Path, volume: str, labels: Mapping[str, str], found: Container) -> bool:
+    """Whether a volume was made for this project, as far as labels tell.
+
+    Compose labels a volume with the name of its project, which other folders may share, so
+    that a container of this folder has to vouch for it. No container vouches for a volume
+    without labels that somebody else has named: it was there before, or is an external one.
+    """
+    if PROJECT_LABEL in labels:
+        return container.is_labelled(labels, project)
+    if name := labels.get(f"{COMPOSE}project"):
+        same = name == found.labels.get(f"{COMPOSE}project")
+        return same and container.is_composed(found, project)
+    if re.fullmatch("[0-9a-f]{64}", volume):  # nameless: its container's alone
+        return container.is_ours(found, project)
+    return volume == f"{found.name}_data" and container.is_labelled(found.labels, project)
+
+
+def check_disposable(settings: Settings, volume: str, found: Container) -> None:
+    """:raises Refused: the volume was not made for this project, or others use it, too."""
+    labels = details(settings.docker, "volume", volume).get("Labels") or {}
+    by_hand = f"Leave --volume out, then delete it by hand: {settings.docker} volume rm {volume}"
+    if other := container.owner(labels, settings.project):
+        raise Refused(f"Volume {volume} belongs to the project in {other}", by_hand)
+    if not made_for(settings.project, volume, labels, found):
+        raise Refused(f"Volume {volume} was not made for this project by repom or Compose", by_hand)
+    others = {*_users(settings, f"volume={volume}", "--all")} - {found.name}
+    if others:
+        raise Refused(f"Volume {volume} is in use by container {min(others)}, too", by_hand)
 
 
 def _wrong_major(volume: str, held: str, image: str) -> Refused:

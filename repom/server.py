@@ -144,14 +144,15 @@ def remove(settings: Settings, *, volume: bool = False) -> Server:
             cluster.discard(settings.project)
         return before
     _check_engine(found)
-    docker.check_owner(found, settings.project)
+    container.check_owner(found, settings.project)
     before = _describe(settings, found)
     _check_removable(settings, found, before, volume)
     if found.id:
         docker.halt(settings, found)
         # With the data go the nameless volumes, which nobody would find again.
-        docker.run(settings, "rm", *(["--volumes"] if volume else []), found.id)
-    if volume and docker.details(settings.docker, "volume", before.data):
+        nameless = ["--volumes"] if volume and container.is_ours(found, settings.project) else []
+        docker.run(settings, "rm", *nameless, found.id)
+    if volume and before.data and docker.details(settings.docker, "volume", before.data):
         docker.run(settings, "volume", "rm", before.data)
     return before
 
@@ -213,7 +214,7 @@ def _check_removable(settings: Settings, found: Container, server: Server, volum
             "Leave --volume out, and remove the folder yourself",
         )
     if volume and server.data:
-        docker.check_volume(settings, server.data)
+        docker.check_disposable(settings, server.data, found)
 
 
 # A container
@@ -378,7 +379,7 @@ def _describe(settings: Settings, found: Container) -> Server:
     item = docker.details(settings.docker, "container", found.id) if found.id else {}
     config = item.get("Config") or {}
     env = docker.environment(config)
-    other = docker.owner(found.labels, settings.project)
+    other = container.owner(found.labels, settings.project)
     return _server(
         credentials.adopt(settings, env),
         docker.published(item) if item else settings.port or PORT,

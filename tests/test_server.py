@@ -14,6 +14,7 @@ import pytest
 
 from repom import cluster, credentials, server
 from repom import docker as engine
+from repom.dbops import container
 from repom.dbops.container import PROJECT_LABEL, Container
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
 from repom.settings import Settings, read_dotenv
@@ -187,14 +188,49 @@ def test_check_port(platform: str) -> None:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        pytest.param(None, "", id="none"),
+        pytest.param({}, "", id="none"),
         pytest.param({"x": "y"}, "", id="others"),
         pytest.param({PROJECT_LABEL: str(PROJECT)}, "", id="ours"),
         pytest.param({PROJECT_LABEL: "/elsewhere"}, "/elsewhere", id="another project's"),
     ],
 )
-def test_owner(labels: dict[str, str] | None, expected: str) -> None:
-    assert engine.owner(labels, PROJECT) == expected
+def test_owner(labels: dict[str, str], expected: str) -> None:
+    assert container.owner(labels, PROJECT) == expected
+
+
+OURS, THEIRS = {PROJECT_LABEL: str(PROJECT)}, {PROJECT_LABEL: "/elsewhere"}
+NAMELESS = "0123456789abcdef" * 4
+
+
+def composed(folder: Path | str = PROJECT, project: str = "shop") -> dict[str, str]:
+    names = {"project.working_dir": str(folder), "project": project}
+    return {f"com.docker.compose.{name}": value for name, value in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("volume", "labels", "of_container", "expected"),
+    [
+        pytest.param("x", OURS, {}, True, id="labelled, whatever the container"),
+        pytest.param("db_data", THEIRS, OURS, False, id="another project's in our container"),
+        pytest.param("db_data", {}, OURS, True, id="our container's own"),
+        pytest.param("x", {}, OURS, False, id="somebody's in our container"),
+        pytest.param("db_data", {}, {}, False, id="somebody's with the expected name"),
+        pytest.param("db_data", {"x": "y"}, composed(), False, id="external in Compose"),
+        pytest.param("x", composed(), composed(), True, id="the Compose service's"),
+        pytest.param("x", composed(project="web"), composed(), False, id="another Compose's"),
+        pytest.param("x", composed(), composed("/else"), False, id="Compose elsewhere"),
+        pytest.param("x", composed(), {}, False, id="Compose's in a container by hand"),
+        pytest.param("db_data", composed(), OURS, False, id="Compose's in our container"),
+        pytest.param(NAMELESS, {}, OURS, True, id="nameless, ours"),
+        pytest.param(NAMELESS, {}, composed(PROJECT / "deploy"), True, id="nameless, Compose"),
+        pytest.param(NAMELESS, {}, {}, False, id="nameless, by hand"),
+    ],
+)
+def test_which_volumes_were_made_for_the_project(
+    volume: str, labels: dict[str, str], of_container: dict[str, str], expected: bool
+) -> None:
+    found = Container("db", "exited", "id", labels=of_container)
+    assert engine.made_for(PROJECT, volume, labels, found) is expected
 
 
 NOT_TOLD = {

@@ -128,7 +128,7 @@ def _parse(item: Mapping[str, Any]) -> Container:
 def _of_service(docker: str, service: str, shown: str, project: Path) -> Container:
     label = f"label={COMPOSE}service={service}"
     ids = ask(docker, ["ps", "-aq", "--no-trunc", "--filter", label]).split()
-    here = [c for c in (inspect(docker, ids) if ids else []) if _belongs(c, project)]
+    here = [c for c in (inspect(docker, ids) if ids else []) if is_composed(c, project)]
     chosen = [c for c in here if c.running] or here
     if len(chosen) > 1:
         names = ", ".join(sorted(c.name for c in chosen))
@@ -139,12 +139,42 @@ def _of_service(docker: str, service: str, shown: str, project: Path) -> Contain
     return chosen[0] if chosen else Container(shown, "absent")
 
 
-def _belongs(container: Container, project: Path) -> bool:
+def is_composed(found: Container, project: Path) -> bool:
     """Whether Compose made it for this project folder (or one of its sub-folders), and
     not as a one-off of `compose run`."""
-    folder = container.labels.get(f"{COMPOSE}project.working_dir", "")
-    oneoff = container.labels.get(f"{COMPOSE}oneoff", "False").lower() == "true"
+    folder = found.labels.get(f"{COMPOSE}project.working_dir", "")
+    oneoff = found.labels.get(f"{COMPOSE}oneoff", "False").lower() == "true"
     return bool(folder) and not oneoff and Path(folder).resolve().is_relative_to(project)
+
+
+def owner(labels: Mapping[str, str], project: Path) -> str:
+    """The folder of the other project that the labels name; empty when they name none."""
+    folder = labels.get(PROJECT_LABEL)
+    return folder if folder and Path(folder).resolve() != project.resolve() else ""
+
+
+def is_labelled(labels: Mapping[str, str], project: Path) -> bool:
+    return bool(labels.get(PROJECT_LABEL)) and not owner(labels, project)
+
+
+def is_ours(found: Container, project: Path) -> bool:
+    """Whether `postgres.start` or Compose made it for this project folder."""
+    return is_labelled(found.labels, project) or is_composed(found, project)
+
+
+def check_owner(found: Container, project: Path, *, moved: bool = False) -> None:
+    """All projects share a default name, so a label says whose container it is.
+
+    :param moved: a project folder that is gone is this one, which was moved here.
+    :raises Refused: the container was made for another project.
+    """
+    other = owner(found.labels, project)
+    if other and (Path(other).is_dir() or not moved):
+        raise Refused(
+            f"Container {found.name} belongs to the project in {other}",
+            "Set REPOM_CONTAINER to another name (if that project was moved here, remove the"
+            f" container with docker rm -f {found.name}; its volume keeps the data)",
+        )
 
 
 def remote_endpoint(docker: str) -> str | None:
@@ -202,7 +232,7 @@ def choose(
             "Unset one of the two: docker exec reaches only the server inside the container",
         )
     container = find(docker, name, service, project)
-    _refuse_foreign(container, project)
+    check_owner(container, project, moved=True)
     if container.running and _is_another(container, host, port):
         if via == "auto":
             return on_host
@@ -219,16 +249,6 @@ def choose(
     log.warning("%s, using host %s", fallback, tool)
     on_host.fallback = fallback
     return on_host
-
-
-def _refuse_foreign(container: Container, project: Path) -> None:
-    """All projects share a default name, so a label says whose container it is."""
-    owner = container.labels.get(PROJECT_LABEL)
-    if owner and Path(owner).resolve() != project.resolve() and Path(owner).is_dir():
-        raise Refused(
-            f"Container {container.name} belongs to the project in {owner}",
-            "Set REPOM_CONTAINER to this project's own",
-        )
 
 
 def _is_another(container: Container, host: str | None, port: int | None) -> bool:

@@ -218,6 +218,32 @@ def test_foreign_volume_is_left_alone(load: Load, name: str, tmp_path: Path) -> 
     assert not there("container", name)
 
 
+def test_volume_that_nobody_made_for_the_project_is_kept(load: Load, name: str) -> None:
+    requires.image(18)
+    external = f"{name}_external"
+    mount = f"{external}:/var/lib/postgresql"
+    run("docker", "create", "--name", name, "-v", mount, "-e", "POSTGRES_PASSWORD=x", "postgres:18")
+    with pytest.raises(Refused, match="was not made for this project") as caught:
+        server.remove(load(), volume=True)
+    assert caught.value.hint.endswith(f"docker volume rm {external}")
+    assert there("container", name)
+    assert server.remove(load()).data == external
+    run("docker", "volume", "create", f"{name}_data")  # without a label, and no container
+    with pytest.raises(Refused, match="was not made for this project"):
+        server.remove(load(), volume=True)
+    assert there("volume", f"{name}_data")
+    assert there("volume", external)
+
+
+def test_volume_that_others_use_is_kept(load: Load, name: str) -> None:
+    requires.image(18)
+    server.start(load())
+    run("docker", "create", "--name", f"{name}-x", "-v", f"{name}_data:/v", "postgres:18")
+    with pytest.raises(Refused, match=f"in use by container {name}-x, too"):
+        server.remove(load(), volume=True)
+    assert server.status(load()).state == "running", "nothing was begun"
+
+
 def test_volume_in_use_is_refused(load: Load, name: str) -> None:
     requires.image(18)
     sleeper = ("--entrypoint", "sleep", "postgres:18", "60")
@@ -325,10 +351,15 @@ def test_dry_run_writes_nothing(load: Load, name: str, caplog: pytest.LogCapture
 def test_data_inside_the_container_are_not_removed_unasked(load: Load, name: str) -> None:
     requires.image(18)
     run("docker", "create", "--name", name, "-e", "PGDATA=/srv/data", "postgres:18")
+    nameless = json.loads(run("docker", "inspect", name))[0]["Mounts"][0]["Name"]
     with pytest.raises(Refused, match="in the container itself"):
         server.remove(load())
-    server.remove(load(), volume=True)
-    assert not there("container", name)
+    try:
+        server.remove(load(), volume=True)
+        assert not there("container", name)
+        assert there("volume", nameless), "of a container that somebody else made"
+    finally:
+        run("docker", "volume", "rm", nameless, check=False)
 
 
 COMPOSE = """
@@ -350,7 +381,8 @@ volumes:
 def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> None:
     requires.image(17)
     requires.compose()
-    (tmp_path / "compose.yaml").write_text(COMPOSE.format(name=name, port=port))
+    file = tmp_path / "compose.yaml"
+    file.write_text(COMPOSE.format(name=name, port=port))
     settings = replace(bare(load()), compose_service="database", port=None)
     try:
         started = server.start(settings)
@@ -362,6 +394,16 @@ def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> No
         assert server.start(settings).state == "running"
         assert server.remove(settings).data == f"{name}_data"
         assert there("volume", f"{name}_data")
+        server.start(settings)
+        server.remove(settings, volume=True)
+        assert not there("volume", f"{name}_data")
+        external = f"  data:\n    external: true\n    name: {name}_external\n"
+        file.write_text(file.read_text().replace("  data:\n", external))
+        run("docker", "volume", "create", f"{name}_external")
+        server.start(settings)
+        with pytest.raises(Refused, match=f"docker volume rm {name}_external"):
+            server.remove(settings, volume=True)
+        assert server.status(settings).state == "running"
     finally:
         folder = str(tmp_path)
         run("docker", "compose", "--project-directory", folder, "down", "-v", check=False)

@@ -55,10 +55,6 @@ def create_argv(name: str, project: Path, image: str, mount: str, port: int) -> 
     ]
 
 
-def compose_argv(project: Path, *arguments: str) -> list[str]:
-    return ["compose", "--project-directory", str(project), *arguments]
-
-
 def environment(config: Mapping[str, Any]) -> dict[str, str]:
     """The variables of an image or a container, from the engine's `Config`."""
     pairs = (each.partition("=") for each in config.get("Env") or ())
@@ -175,14 +171,14 @@ def up(settings: Settings, found: Container) -> None:
         credentials.remember(settings, known)
     if found.state == "paused":
         run(settings, "unpause", found.id)
-    argv = compose_argv(settings.project, "up", "-d", str(settings.compose_service))
+    argv = container.compose_argv(settings.project, "up", "-d", str(settings.compose_service))
     run(settings, *argv)
 
 
 def _service_environment(settings: Settings) -> dict[str, str] | None:
     """The environment that the Compose file gives the service; ``None`` when there is
     something wrong with the file, as `up` will say."""
-    argv = compose_argv(settings.project, "config", "--format", "json")
+    argv = container.compose_argv(settings.project, "config", "--format", "json")
     try:
         services = json.loads(container.ask(settings.docker, argv))["services"]
     except EngineSilent as reason:

@@ -391,6 +391,50 @@ def test_no_container_of_the_service_is_named_as_such(
     assert "Container of the Compose service db is not running (absent)" == chosen.fallback
 
 
+SERVICES = "compose --project-directory {} --profile * config --services"
+
+
+@pytest.mark.parametrize("via", ["auto", "docker"])
+def test_a_service_that_the_compose_file_lacks_is_an_error(docker: FakeDocker, via: str) -> None:
+    compose(docker)
+    docker.answers(SERVICES.format(Path.cwd()), "web\ndatabase\n")
+
+    with pytest.raises(SettingsError, match="REPOM_COMPOSE_SERVICE is 'db'") as caught:
+        choosing(docker, service="db", via=via)
+
+    assert (2, "Set it to one of: database, web") == (caught.value.exit_status, caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("known", "said", "status"),
+    [
+        ("db\nweb\n", "", 0),
+        ("", "no configuration file provided: not found", 14),
+        ("", "yaml: line 3: mapping values are not allowed in this context", 15),
+        ("", "unknown flag: --project-directory", 125),
+        ("", "", 0),
+    ],
+    ids=["it has the service", "no file", "no YAML", "no Compose", "nothing"],
+)
+def test_a_service_without_a_container_is_absent(
+    docker: FakeDocker, known: str, said: str, status: int
+) -> None:
+    compose(docker)
+    docker.answers("compose", known, said, status)
+
+    assert Container("of the Compose service db", "absent") == of_service(docker)
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_the_compose_file_is_not_asked_about_a_container_that_is_there(
+    docker: FakeDocker, state: str
+) -> None:
+    compose(docker, service("shop-db-1", state))
+    of_service(docker)
+
+    assert ["ps", "container"] == [call.split()[0] for call in docker.calls]
+
+
 def test_the_running_one_of_several_is_the_service(docker: FakeDocker) -> None:
     compose(docker, service("shop-db-1", "exited"), service("shop-db-2"))
 

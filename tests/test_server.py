@@ -38,7 +38,7 @@ def test_create_argv() -> None:
 
 
 def test_compose_argv() -> None:
-    argv = engine.compose_argv(PROJECT, "up", "-d", "db")
+    argv = container.compose_argv(PROJECT, "up", "-d", "db")
     assert argv == ["compose", "--project-directory", str(PROJECT), "up", "-d", "db"]
 
 

@@ -67,7 +67,8 @@ def find(docker: str, name: str, service: str | None, project: Path) -> Containe
     """Ask the engine about the container of exactly this name, or about the one that is
     this Compose service of the project folder. What is missing is a state, no error.
 
-    :raises SettingsError: several containers are the service.
+    :raises SettingsError: several containers are the service, or the Compose file has
+        no such service.
     """
     shown = f"of the Compose service {service}" if service else name
     try:
@@ -136,7 +137,32 @@ def _of_service(docker: str, service: str, shown: str, project: Path) -> Contain
             f"Several containers are the Compose service {service}: {names}",
             "Set REPOM_CONTAINER to one of them and unset REPOM_COMPOSE_SERVICE",
         )
-    return chosen[0] if chosen else Container(shown, "absent")
+    if not chosen:
+        _check_service(docker, service, project)
+        return Container(shown, "absent")
+    return chosen[0]
+
+
+def _check_service(docker: str, service: str, project: Path) -> None:
+    """A misspelt service must not pass for one that has no container yet.
+
+    :raises SettingsError: the Compose file has others, and not this one.
+    """
+    try:
+        # Services of profiles that are not active count, since `up` starts them by name.
+        question = compose_argv(project, "--profile", "*", "config", "--services")
+        known = ask(docker, question).split()
+    except EngineSilent:
+        return  # no Compose, or no file that it can read: `up` will say so
+    if known and service not in known:
+        raise SettingsError(
+            f"REPOM_COMPOSE_SERVICE is {service!r}, and the Compose file has no such service",
+            f"Set it to one of: {', '.join(sorted(known))}",
+        )
+
+
+def compose_argv(project: Path, *arguments: str) -> list[str]:
+    return ["compose", "--project-directory", str(project), *arguments]
 
 
 def is_composed(found: Container, project: Path) -> bool:

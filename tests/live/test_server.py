@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from repom import cluster, server
+from repom.dbops import backup
 from repom.dbops.container import PROJECT_LABEL
 from repom.errors import Refused, SettingsError, Unreachable
 from repom.settings import Settings
@@ -412,8 +413,24 @@ def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> No
 def test_compose_service_that_is_not_there(load: Load, name: str, tmp_path: Path) -> None:
     requires.compose()
     (tmp_path / "compose.yaml").write_text(COMPOSE.format(name=name, port=1))
-    with pytest.raises(Exception, match="no such service: shop"):
-        server.start(load(REPOM_COMPOSE_SERVICE="shop"))
+    verbs = (server.start, server.stop, server.status, server.logs, server.remove)
+    for verb in (*verbs, backup):
+        with pytest.raises(SettingsError, match=r"no such service\. Set it to one of: database"):
+            verb(load(REPOM_COMPOSE_SERVICE="shop"))
+    done = invoke(tmp_path, "postgres.status", REPOM_COMPOSE_SERVICE="shop")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("broken", ["", "profiles: [extra]", "environment: nonsense"])
+def test_compose_service_that_was_not_started_yet(
+    load: Load, name: str, tmp_path: Path, broken: str
+) -> None:
+    requires.compose()
+    written = COMPOSE.format(name=name, port=1)
+    if broken:
+        written = written.replace("image: postgres:17", f"image: postgres:17\n    {broken}")
+    (tmp_path / "compose.yaml").write_text(written)
+    assert server.status(load(REPOM_COMPOSE_SERVICE="database")).state == "absent"
 
 
 class Watch(threading.Thread):

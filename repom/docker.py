@@ -74,18 +74,6 @@ def data_source(item: Mapping[str, Any]) -> str:
     return str(chosen.get("Name") or chosen.get("Source") or "")
 
 
-def published(item: Mapping[str, Any]) -> int | None:
-    """The port of this host that leads to PostgreSQL in an inspected container."""
-    if item["HostConfig"].get("NetworkMode") == "host":
-        return PORT
-    # The second is what was asked for, and all there is of a stopped container.
-    for ports in (item["NetworkSettings"].get("Ports"), item["HostConfig"].get("PortBindings")):
-        for binding in (ports or {}).get("5432/tcp") or ():
-            if binding.get("HostPort"):
-                return int(binding["HostPort"])
-    return None
-
-
 def versions(looked: str) -> tuple[str, frozenset[str]]:
     """The image's major version and those in the volume, from what `LOOK` printed."""
     image = re.match(r"postgres \(PostgreSQL\) (\d+)", looked)

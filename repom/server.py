@@ -235,9 +235,9 @@ def _await_container(settings: Settings, found: Container) -> Server:
     item = docker.details(settings.docker, "container", found.id) if found.id else {}
     if not item:
         raise Unreachable(f"Container {found.name} ended at once and is gone")
-    known, port = _known(settings, found, item), docker.published(item)
-    credentials.remember(settings, known, port)
-    _say_differences(settings, found, item, port)
+    known = _known(settings, found, item)
+    credentials.remember(settings, known, found.port)
+    _say_differences(settings, found, item)
     runner = DockerRunner(settings.docker, found.id, found.name, echo=settings.echo)
     login = credentials.login(known, HOST)
     problem = _wait(lambda: _answer(runner, "psql", login), lambda: _find(settings).state)
@@ -257,15 +257,13 @@ def _known(settings: Settings, found: Container, item: Mapping[str, Any]) -> Set
     return credentials.adopt(settings, docker.environment(item["Config"]))
 
 
-def _say_differences(
-    settings: Settings, found: Container, item: Mapping[str, Any], port: int | None
-) -> None:
+def _say_differences(settings: Settings, found: Container, item: Mapping[str, Any]) -> None:
     """A container keeps the image and the port that it was made with."""
     anew = "invoke postgres.remove and start make it anew, with the same data"
-    if settings.port and settings.port != port:
+    if settings.port and settings.port != found.port:
         log.warning(
             "Container %s publishes port %s, and %s is configured; %s",
-            *(found.name, port, settings.port, anew),
+            *(found.name, found.port, settings.port, anew),
         )
     image = item["Config"].get("Image")
     if PROJECT_LABEL in found.labels and image != settings.image:
@@ -382,7 +380,7 @@ def _describe(settings: Settings, found: Container) -> Server:
     other = container.owner(found.labels, settings.project)
     return _server(
         credentials.adopt(settings, env),
-        docker.published(item) if item else settings.port or PORT,
+        found.port if item else settings.port or PORT,
         kind="compose" if settings.compose_service else "container",
         name=found.name,
         state=f"{found.state}, of the project in {other}" if other else found.state,

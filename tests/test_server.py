@@ -5,10 +5,8 @@ from __future__ import annotations
 import socket
 import stat
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -74,35 +72,6 @@ def test_compose_argv() -> None:
 )
 def test_data_mount(pgdata: str, mounts: list[str], expected: str) -> None:
     assert engine.data_mount({"PGDATA": pgdata}, mounts) == expected
-
-
-def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict[str, Any]:
-    return {
-        "HostConfig": {"NetworkMode": mode, "PortBindings": bindings},
-        "NetworkSettings": {"Ports": ports},
-    }
-
-
-@pytest.mark.parametrize(
-    ("inspected", "expected"),
-    [
-        pytest.param(item({"5432/tcp": [{"HostPort": "5433"}]}), 5433, id="running"),
-        pytest.param(item({}, {"5432/tcp": [{"HostPort": "5433"}]}), 5433, id="stopped"),
-        pytest.param(
-            item({"5432/tcp": [{"HostPort": "49153"}]}, {"5432/tcp": [{"HostPort": ""}]}),
-            49153,
-            id="any free port",
-        ),
-        pytest.param(item({"5432/tcp": None}), None, id="exposed only"),
-        pytest.param(
-            item({"80/tcp": [{"HostPort": "80"}], "5432/tcp": [{"HostPort": "1"}]}), 1, id="several"
-        ),
-        pytest.param(item(mode="host"), 5432, id="the host's network"),
-        pytest.param(item(), None, id="none"),
-    ],
-)
-def test_published(inspected: Mapping[str, Any], expected: int | None) -> None:
-    assert engine.published(inspected) == expected
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ log = logging.getLogger("repom")
 #: Label with the project folder on every container that `postgres.start` makes.
 PROJECT_LABEL = "repom.project"
 COMPOSE = "com.docker.compose."
+PORT = 5432  # PostgreSQL's
 
 #: What an engine's complaint means; only the first say that there is no such thing. Texts
 #: differ between versions, so these are parts that have stayed; others are shown as they are.
@@ -43,6 +44,7 @@ class Container:
     :param state: Docker's word for its state (``running``, ``exited``, ``paused`` …), or,
         when there is none to ask about, the reason: ``absent``, ``docker is not installed`` …
     :param ports: ports of this host that lead into it; ``None`` when it shares the host's network.
+    :param port: of this host, that leads to PostgreSQL in it, or will when it runs.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Container:
     id: str = ""
     ports: frozenset[int] | None = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
+    port: int | None = None
 
     @property
     def running(self) -> bool:
@@ -123,7 +126,21 @@ def _parse(item: Mapping[str, Any]) -> Container:
         id=item["Id"],
         ports=None if shared else frozenset(int(b["HostPort"]) for b in bindings),
         labels=item["Config"].get("Labels") or {},
+        port=published(item),
     )
+
+
+def published(item: Mapping[str, Any]) -> int | None:
+    """The port of this host that leads to PostgreSQL in an inspected container."""
+    asked, network = item.get("HostConfig") or {}, item.get("NetworkSettings") or {}
+    if asked.get("NetworkMode") == "host":
+        return PORT
+    # The second is what was asked for, and all there is of a stopped container.
+    for ports in (network.get("Ports"), asked.get("PortBindings")):
+        for binding in (ports or {}).get(f"{PORT}/tcp") or ():
+            if port := int(binding.get("HostPort") or 0):  # 0: any that is free
+                return port
+    return None
 
 
 def _of_service(docker: str, service: str, shown: str, project: Path) -> Container:
@@ -261,6 +278,7 @@ def choose(
     check_owner(container, project, moved=True)
     if container.running and _is_another(container, host, port):
         if via == "auto":
+            _say_port(container, host, port, tool)
             return on_host
         raise SettingsError(
             f"REPOM_VIA is docker, but container {container.name} does not publish port {port}",
@@ -273,6 +291,7 @@ def choose(
     if via == "docker":
         raise Unreachable(fallback, "Start it with: invoke postgres.start")
     log.warning("%s, using host %s", fallback, tool)
+    _say_port(container, host, port, tool)
     on_host.fallback = fallback
     return on_host
 
@@ -281,3 +300,14 @@ def _is_another(container: Container, host: str | None, port: int | None) -> boo
     """Whether host and port name a server on this machine that is not the container."""
     loopback = host is not None and is_loopback(host)
     return loopback and port is not None and not container.publishes(port)
+
+
+def _say_port(container: Container, host: str | None, port: int | None, tool: str) -> None:
+    """A refused connection to one port does not tell that the container has another."""
+    port, near = port or PORT, host is None or is_loopback(host)
+    if near and container.port and container.port != port and not container.publishes(port):
+        log.warning(
+            "Container %s publishes port %s, and host %s uses port %s;"
+            " if the container is meant, set POSTGRES_PORT to %s",
+            *(container.name, container.port, tool, port, container.port),
+        )

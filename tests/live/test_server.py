@@ -25,7 +25,7 @@ import pytest
 from repom import cluster, server
 from repom.dbops import backup
 from repom.dbops.container import PROJECT_LABEL
-from repom.errors import Refused, SettingsError, Unreachable
+from repom.errors import Refused, RepomError, SettingsError, Unreachable
 from repom.settings import Settings
 from tests import requires
 
@@ -168,6 +168,22 @@ def test_second_start_paused_stopped(
     assert "database system is shut down" in server.logs(settings)
     assert len(server.logs(settings, 3).splitlines()) == 3
     assert server.start(settings) == first
+
+
+def test_fallback_tells_of_the_containers_port(
+    load: Load, name: str, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    requires.image(18)
+    server.start(load())
+    told = f"Container {name} publishes port {port}, and host pg_dump uses port 5432;"
+    with contextlib.suppress(RepomError):
+        backup(load(POSTGRES_PORT="5432", POSTGRES_HOST="localhost"))
+    assert told in caplog.text
+    caplog.clear()
+    server.stop(load())
+    with contextlib.suppress(RepomError):
+        backup(load(POSTGRES_PORT=""))
+    assert told in caplog.text
 
 
 def test_two_starts_at_once(load: Load, name: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import CommandFailed, Refused, SettingsError, Unreachable
+from ..errors import CommandFailed, Refused, RepomError, SettingsError, Unreachable
 from .runner import DockerRunner, HostRunner
 
 log = logging.getLogger("repom")
@@ -258,42 +258,60 @@ def choose(
 ) -> HostRunner:
     """Decide where the client programs run: DESIGN, section 2, "Which server".
 
+    | the configured server is           | `auto`                 | `docker`        |
+    |------------------------------------|------------------------|-----------------|
+    | on another machine                 | host                   | `SettingsError` |
+    | the container, which does not run  | host, with a warning   | `Unreachable`   |
+    | on a port that is not its port     | host                   | `SettingsError` |
+    | the running container              | container              | container       |
+
     :param host: the configured host; ``None`` when there is none, then the container is meant.
-    :param tool: the program that is about to run, for the message of the fallback.
-    :returns: a `DockerRunner` when the configured server is the running container, else
-        a `HostRunner`.
-    :raises SettingsError: the container is forced, but another server is configured.
-    :raises Unreachable: the container is forced, but does not run.
+    :param tool: the program that is about to run, for the messages.
     """
     on_host = HostRunner(echo=echo, dry=dry)
-    elsewhere = not (is_socket(host) or is_loopback(host or "") or host in (name, service))
-    if via == "host" or (via == "auto" and elsewhere):
+    if via == "host":
         return on_host
-    if elsewhere:
-        raise SettingsError(
+    near = is_socket(host) or is_loopback(host or "") or host in (name, service)
+    found = find(docker, name, service, project) if near else None
+    obstacle = _obstacle(found, project, host, port)
+    if found and not obstacle:
+        log.info("Using Docker container: %s", found.name)
+        return DockerRunner(docker, found.id, found.name, echo=echo, dry=dry)
+    if obstacle and via == "docker":
+        raise obstacle
+    if isinstance(obstacle, Unreachable):
+        on_host.fallback = obstacle.message
+        log.warning("%s, using host %s", obstacle.message, tool)
+    if found:
+        _say_port(found, host, port, tool)
+    return on_host
+
+
+def _obstacle(
+    found: Container | None, project: Path, host: str | None, port: int | None
+) -> RepomError | None:
+    """Why the programs cannot run in the container; nothing when they can.
+
+    :param found: ``None`` when the server is on another machine.
+    :raises Refused: the container belongs to another project.
+    """
+    if found is None:
+        return SettingsError(
             f"REPOM_VIA is docker, but the database is on host {host}",
             "Unset one of the two: docker exec reaches only the server inside the container",
         )
-    container = find(docker, name, service, project)
-    check_owner(container, project, moved=True)
-    if container.running and _is_another(container, host, port):
-        if via == "auto":
-            _say_port(container, host, port, tool)
-            return on_host
-        raise SettingsError(
-            f"REPOM_VIA is docker, but container {container.name} does not publish port {port}",
+    check_owner(found, project, moved=True)
+    if not found.running:
+        return Unreachable(
+            f"Container {found.name} is not running ({found.state})",
+            "Start it with: invoke postgres.start",
+        )
+    if _is_another(found, host, port):
+        return SettingsError(
+            f"REPOM_VIA is docker, but container {found.name} does not publish port {port}",
             "Set the port that it publishes, or unset one of the two",
         )
-    if container.running:
-        log.info("Using Docker container: %s", container.name)
-        return DockerRunner(docker, container.id, container.name, echo=echo, dry=dry)
-    fallback = f"Container {container.name} is not running ({container.state})"
-    if via == "docker":
-        raise Unreachable(fallback, "Start it with: invoke postgres.start")
-    log.warning("%s, using host %s", fallback, tool)
-    _say_port(container, host, port, tool)
-    on_host.fallback = fallback
-    return on_host
+    return None
 
 
 def _is_another(container: Container, host: str | None, port: int | None) -> bool:

@@ -15,14 +15,14 @@ from typing import Any
 
 from . import credentials
 from .dbops import container
-from .dbops.container import COMPOSE, PROJECT_LABEL, Container, EngineSilent
+from .dbops.container import COMPOSE, PORT, PROJECT_LABEL, Container, EngineSilent
 from .dbops.runner import HostRunner
 from .errors import CommandFailed, Refused, RepomError, Unreachable
 from .settings import Settings
 
 log = logging.getLogger("repom")
 
-HOST, PORT = "127.0.0.1", credentials.PORT
+HOST = "127.0.0.1"
 DATA = "/var/lib/postgresql/data"
 PASSWORD_FILE = "POSTGRES_PASSWORD_FILE"  # noqa: S105 - the variable's name
 
@@ -36,9 +36,6 @@ LOOK = "postgres --version; cat /repom/PG_VERSION /repom/*/docker/PG_VERSION 2>/
 #: Parts of the engines' complaints that have stayed over their versions.
 TAKEN = ("port is already allocated", "address already in use", "ports are not available")
 NO_COMPOSE = ("unknown flag: --project-directory", "docker compose", "'compose' is not a")
-
-NO_ANSWER = "Start the container engine, and see that this user may use it (docker info)"
-
 
 # Questions to the engine and what it says
 
@@ -125,14 +122,11 @@ def details(docker: str, kind: str, name: str) -> dict[str, Any]:
     :raises Unreachable: it does not say, so that nobody takes what is there for absent.
     """
     try:
-        return dict(json.loads(container.ask(docker, [kind, "inspect", name]))[0])
+        return container.inspect(docker, kind, [name], dict)[0]
     except EngineSilent as silent:
-        reason = str(silent)
-    except (ValueError, LookupError, TypeError):
-        reason = f"{docker} gives answers that are not an engine's"
-    if reason == "absent":
-        return {}
-    raise Unreachable(f"The container engine does not tell of {kind} {name} ({reason})", NO_ANSWER)
+        if silent.reason == "absent":
+            return {}
+        raise
 
 
 def log_lines(docker: str, name: str, lines: int) -> list[str]:
@@ -169,8 +163,8 @@ def _service_environment(settings: Settings) -> dict[str, str] | None:
     argv = container.compose_argv(settings.project, "config", "--format", "json")
     try:
         services = json.loads(container.ask(settings.docker, argv))["services"]
-    except EngineSilent as reason:
-        lacks_values = "required variable" in str(reason) or "env file" in str(reason)
+    except EngineSilent as silent:
+        lacks_values = "required variable" in silent.reason or "env file" in silent.reason
         return {} if lacks_values else None
     service = services.get(settings.compose_service)
     env = service.get("environment") if service else None
@@ -277,10 +271,7 @@ def _check_port(settings: Settings, port: int) -> None:
 def _users(settings: Settings, condition: str, *more: str) -> list[str]:
     """The names of the running containers that fulfil it, such as ``volume=NAME``."""
     question = ["ps", *more, "--filter", condition, "--format", "{{.Names}}"]
-    try:
-        return container.ask(settings.docker, question).split()
-    except EngineSilent as reason:
-        raise Unreachable(f"The container engine does not answer ({reason})", NO_ANSWER) from None
+    return container.ask(settings.docker, question).split()
 
 
 def _volume_fits(settings: Settings, volume: str) -> bool:
@@ -288,18 +279,12 @@ def _volume_fits(settings: Settings, volume: str) -> bool:
 
     :raises Refused: it is another project's, or in use, or of another PostgreSQL major.
     """
-    if not details(settings.docker, "volume", volume):
+    known = details(settings.docker, "volume", volume)
+    if not known:
         return False
-    check_volume(settings, volume)
-    users = _users(settings, f"volume={volume}")
+    _check_free(settings, volume, known.get("Labels") or {})
     look = ["run", "--rm", "--network", "none", "--user", "root", "--entrypoint", "sh"]
     look += ["--volume", f"{volume}:/repom:ro", settings.image, "-c", LOOK]
-    if users:
-        raise Refused(
-            f"Volume {volume} is in use by container {users[0]}, and a second server would"
-            " destroy its data",
-            f"Set REPOM_CONTAINER to {users[0]}, or to a new name",
-        )
     try:
         image, held = versions(container.ask(settings.docker, look))
     except EngineSilent:
@@ -309,15 +294,20 @@ def _volume_fits(settings: Settings, volume: str) -> bool:
     return True
 
 
-def check_volume(settings: Settings, volume: str) -> None:
-    """:raises Refused: the volume was made for another project, which still exists."""
-    labels = details(settings.docker, "volume", volume).get("Labels")
-    other = container.owner(labels or {}, settings.project)
+def _check_free(settings: Settings, volume: str, labels: Mapping[str, str]) -> None:
+    """:raises Refused: the volume is of another project, which still exists, or in use."""
+    other = container.owner(labels, settings.project)
     # Labels of a volume cannot be changed, so a project that moved must get past this.
     if other and Path(other).exists():
         raise Refused(
             f"Volume {volume} belongs to the project in {other}",
             "Set REPOM_CONTAINER to another name, from which the volume has its own",
+        )
+    if users := _users(settings, f"volume={volume}"):
+        raise Refused(
+            f"Volume {volume} is in use by container {users[0]}, and a second server would"
+            " destroy its data",
+            f"Set REPOM_CONTAINER to {users[0]}, or to a new name",
         )
 
 
@@ -325,8 +315,8 @@ def made_for(project: Path, volume: str, labels: Mapping[str, str], found: Conta
     """Whether a volume was made for this project, as far as labels tell.
 
     Compose labels a volume with the name of its project, which other folders may share, so
-    that a container of this folder has to vouch for it. No container vouches for a volume
-    without labels that somebody else has named: it was there before, or is an external one.
+    that a container of this folder has to vouch for it. A volume without labels that has
+    not the name that repom gives was there before, or is an external one.
     """
     if PROJECT_LABEL in labels:
         return container.is_labelled(labels, project)

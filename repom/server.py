@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 from . import cluster, credentials, docker
 from .dbops import container
-from .dbops.container import PROJECT_LABEL, Container
+from .dbops.container import PORT, PROJECT_LABEL, Container
 from .dbops.runner import DockerRunner, HostRunner
-from .docker import HOST, PORT
+from .docker import HOST
 from .errors import CommandFailed, Refused, SettingsError, Unreachable
 from .settings import Settings
 
@@ -183,7 +183,7 @@ def _check_engine(found: Container) -> None:
     if not found.id and found.state != "absent":
         raise Unreachable(
             f"Container {found.name} cannot be reached ({found.state})",
-            docker.NO_ANSWER,
+            container.WAKE,
         )
 
 
@@ -194,8 +194,7 @@ def _check_target(settings: Settings) -> None:
             "Unset DATABASE_URL, or set it to postgresql://USER:PASSWORD@localhost:5432/DATABASE",
         )
     host = settings.host
-    near = host in (None, settings.container, settings.compose_service)
-    if not (near or container.is_socket(host) or container.is_loopback(host or "")):
+    if not container.is_near(host, settings.container, settings.compose_service):
         raise SettingsError(
             f"The database is on host {host}, and repom starts servers on this machine only",
             "Unset the host, or set it to localhost",
@@ -240,13 +239,11 @@ def _await_container(settings: Settings, found: Container) -> Server:
     _say_differences(settings, found, item)
     runner = DockerRunner(settings.docker, found.id, found.name, echo=settings.echo)
     login = credentials.login(known, HOST)
-    problem = _wait(lambda: _answer(runner, "psql", login), lambda: _find(settings).state)
-    if not problem:
-        _check_password(runner, item, known)
-        return _describe(known, found)
-    for line in docker.log_lines(settings.docker, found.id, 20):
-        log.warning("  %s", line.replace(known.password or "\0", "***"))
-    raise Unreachable(f"Container {found.name} {problem}", "Its last log lines are above")
+    if problem := _wait(lambda: _answer(runner, "psql", login), lambda: _find(settings).state):
+        lines = docker.log_lines(settings.docker, found.id, 20)
+        raise _given_up(f"Container {found.name} {problem}", lines, known)
+    _check_password(runner, item, known)
+    return _describe(known, found)
 
 
 def _known(settings: Settings, found: Container, item: Mapping[str, Any]) -> Settings:
@@ -262,8 +259,8 @@ def _say_differences(settings: Settings, found: Container, item: Mapping[str, An
     anew = "invoke postgres.remove and start make it anew, with the same data"
     if settings.port and settings.port != found.port:
         log.warning(
-            "Container %s publishes port %s, and %s is configured; %s",
-            *(found.name, found.port, settings.port, anew),
+            "Container %s publishes %s, and port %s is configured; %s",
+            *(found.name, f"port {found.port}" if found.port else "no port", settings.port, anew),
         )
     image = item["Config"].get("Image")
     if PROJECT_LABEL in found.labels and image != settings.image:
@@ -332,12 +329,10 @@ def _await_local(known: Settings, port: int, programs: str) -> Server:
     login = credentials.login(known, HOST, port)
     if f'database "{known.database}" does not exist' in _answer(runner, psql, login):
         cluster.create_database(known, login)
-    problem = _wait(lambda: _answer(runner, psql, login), lambda: _describe_local(known).state)
-    if not problem:
-        return _describe_local(known)
-    for line in cluster.log_lines(known.project, 20):
-        log.warning("  %s", line.replace(known.password or "\0", "***"))
-    raise Unreachable(f"The local cluster {problem}", "Its last log lines are above")
+    if problem := _wait(lambda: _answer(runner, psql, login), lambda: _describe_local(known).state):
+        lines = cluster.log_lines(known.project, 20)
+        raise _given_up(f"The local cluster {problem}", lines, known)
+    return _describe_local(known)
 
 
 # Waiting and describing
@@ -363,14 +358,19 @@ def _wait(answer: Callable[[], str], state: Callable[[], str]) -> str:
         time.sleep(0.5)
 
 
+def _given_up(message: str, lines: Iterable[str], known: Settings) -> Unreachable:
+    for line in lines:
+        log.warning("  %s", line.replace(known.password or "\0", "***"))
+    return Unreachable(message, "Its last log lines are above")
+
+
 def _answer(runner: HostRunner, psql: str, login: Mapping[str, str]) -> str:
     """Ask the target database over TCP; returns its complaint, or nothing."""
     try:
         result = runner.run([psql, *PROBE], env=login, warn=True, dry=False, timeout=10)
     except CommandFailed as error:
         return error.message
-    said = (result.stderr.strip() or result.stdout.strip()).splitlines()
-    return "" if result.ok else (said[-1] if said else f"exit status {result.exited}")
+    return "" if result.ok else cluster.last_line(result, f"exit status {result.exited}")
 
 
 def _describe(settings: Settings, found: Container) -> Server:

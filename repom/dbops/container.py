@@ -5,20 +5,22 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import CommandFailed, Refused, RepomError, SettingsError, Unreachable
 from .runner import DockerRunner, HostRunner
 
 log = logging.getLogger("repom")
+T = TypeVar("T")
 
 #: Label with the project folder on every container that `postgres.start` makes.
 PROJECT_LABEL = "repom.project"
 COMPOSE = "com.docker.compose."
 PORT = 5432  # PostgreSQL's
+WAKE = "Start the container engine, and see that this user may use it (docker info)"
 
 #: What an engine's complaint means; only the first say that there is no such thing. Texts
 #: differ between versions, so these are parts that have stayed; others are shown as they are.
@@ -62,8 +64,12 @@ class Container:
         return self.ports is None or port in self.ports
 
 
-class EngineSilent(Exception):
-    """The engine gave no answer; the text is the reason, fit for a `Container.state`."""
+class EngineSilent(Unreachable):
+    """The engine gave no answer; the reason is fit for a `Container.state`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The container engine does not answer ({reason})", WAKE)
+        self.reason = reason
 
 
 def find(docker: str, name: str, service: str | None, project: Path) -> Container:
@@ -77,23 +83,26 @@ def find(docker: str, name: str, service: str | None, project: Path) -> Containe
     try:
         if service:
             return _of_service(docker, service, shown, project)
-        return next(
-            (c for c in inspect(docker, [name]) if c.name == name), Container(name, "absent")
-        )
-    except EngineSilent as reason:
-        return Container(shown, str(reason))
+        # An engine also takes the beginning of an id for a name.
+        named = [c for c in inspect(docker, "container", [name], _parse) if c.name == name]
+        return named[0] if named else Container(name, "absent")
+    except EngineSilent as silent:
+        return Container(shown, silent.reason)
 
 
-def inspect(docker: str, names: Sequence[str]) -> list[Container]:
-    """The engine's view of these containers.
+def inspect(docker: str, kind: str, names: Sequence[str], parse: Callable[[Any], T]) -> list[T]:
+    """What the engine says of these containers, images or volumes.
 
-    :raises EngineSilent: there is no engine, no permission or no such container.
+    :raises EngineSilent: there is no engine, no permission or no such thing.
     """
-    answer = ask(docker, ["container", "inspect", *names])
+    answer = ask(docker, [kind, "inspect", *names])
     try:
-        return [_parse(item) for item in json.loads(answer)]
+        found = [parse(item) for item in json.loads(answer)]
     except (ValueError, TypeError, KeyError):
-        raise EngineSilent(f"{docker} gives answers that are not an engine's") from None
+        found = []
+    if not found:
+        raise EngineSilent(f"{docker} gives answers that are not an engine's")
+    return found
 
 
 def ask(docker: str, arguments: Sequence[str]) -> str:
@@ -146,7 +155,8 @@ def published(item: Mapping[str, Any]) -> int | None:
 def _of_service(docker: str, service: str, shown: str, project: Path) -> Container:
     label = f"label={COMPOSE}service={service}"
     ids = ask(docker, ["ps", "-aq", "--no-trunc", "--filter", label]).split()
-    here = [c for c in (inspect(docker, ids) if ids else []) if is_composed(c, project)]
+    made = inspect(docker, "container", ids, _parse) if ids else []
+    here = [c for c in made if is_composed(c, project)]
     chosen = [c for c in here if c.running] or here
     if len(chosen) > 1:
         names = ", ".join(sorted(c.name for c in chosen))
@@ -243,6 +253,11 @@ def is_socket(host: str | None) -> bool:
     return host is None or host.startswith(("/", "@"))
 
 
+def is_near(host: str | None, name: str, service: str | None) -> bool:
+    """Whether the host can be that of the container; another machine's cannot."""
+    return is_socket(host) or is_loopback(host or "") or host in (name, service)
+
+
 def choose(
     *,
     via: str,
@@ -271,7 +286,7 @@ def choose(
     on_host = HostRunner(echo=echo, dry=dry)
     if via == "host":
         return on_host
-    near = is_socket(host) or is_loopback(host or "") or host in (name, service)
+    near = is_near(host, name, service)
     found = find(docker, name, service, project) if near else None
     obstacle = _obstacle(found, project, host, port)
     if found and not obstacle:

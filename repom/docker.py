@@ -263,8 +263,10 @@ def _image_mount(settings: Settings) -> str:
 
 
 def _check_port(settings: Settings, port: int) -> None:
-    if names := _users(settings, f"publish={port}"):
-        raise port_taken(port, f" by container {names[0]}")
+    # Podman has no such filter; it finds out itself when the container starts.
+    with contextlib.suppress(EngineSilent):
+        if names := _users(settings, f"publish={port}"):
+            raise port_taken(port, f" by container {names[0]}")
     check_port(port)
 
 

@@ -181,10 +181,8 @@ def _is_local(settings: Settings, found: Container) -> bool:
 
 def _check_engine(found: Container) -> None:
     if not found.id and found.state != "absent":
-        raise Unreachable(
-            f"Container {found.name} cannot be reached ({found.state})",
-            container.WAKE,
-        )
+        message = f"Container {found.name} cannot be reached ({found.state})"
+        raise Unreachable(message, container.WAKE)
 
 
 def _check_target(settings: Settings) -> None:
@@ -211,6 +209,12 @@ def _check_removable(settings: Settings, found: Container, server: Server, volum
         raise Refused(
             f"The data are in the folder {server.data}, which repom did not make",
             "Leave --volume out, and remove the folder yourself",
+        )
+    if volume and settings.compose_service and not found.id:
+        raise Refused(
+            f"There is no container {found.name} that tells which volume has its data",
+            "Run invoke postgres.start first, or delete the volumes of all of its services:"
+            f" {settings.docker} compose down --volumes",
         )
     if volume and server.data:
         docker.check_disposable(settings, server.data, found)

@@ -260,6 +260,30 @@ def test_status_tells_why_there_is_no_answer(
     assert len(docker.calls) == 1
 
 
+def test_volume_of_a_service_without_a_container_is_not_guessed(
+    docker: FakeDocker, tmp_path: Path
+) -> None:
+    docker.answers("ps -aq")
+    settings = replace(SHOP, project=tmp_path, docker=docker.program, compose_service="db")
+    assert server.remove(settings).data == ""
+    with pytest.raises(Refused, match=r"no container of the Compose service db .*down --volumes"):
+        server.remove(settings, volume=True)
+
+
+def test_engine_without_a_filter_for_ports_can_start(docker: FakeDocker, tmp_path: Path) -> None:
+    docker.answers("image inspect", '[{"Config": {}}]')
+    docker.answers("volume inspect", stderr="Error: no such volume shop_data", status=125)
+    docker.answers("ps", stderr='Error: "publish" is an invalid filter', status=125)
+    for done in ("volume create", "create", "start"):
+        docker.answers(done)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    known = replace(SHOP, project=tmp_path, docker=docker.program)
+    engine.create(replace(known, container="shop", port=port))
+    assert docker.calls[-1] == "start shop"
+
+
 # Which server
 
 

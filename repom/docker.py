@@ -167,8 +167,9 @@ def _service_environment(settings: Settings) -> dict[str, str] | None:
         lacks_values = "required variable" in silent.reason or "env file" in silent.reason
         return {} if lacks_values else None
     service = services.get(settings.compose_service)
-    env = service.get("environment") if service else None
-    return None if service is None else {k: v or "" for k, v in (env or {}).items()}
+    if service is None:  # of a profile that is not active
+        return None
+    return {k: v or "" for k, v in (service.get("environment") or {}).items()}
 
 
 def wake(settings: Settings, found: Container) -> None:

@@ -144,7 +144,6 @@ def remove(settings: Settings, *, volume: bool = False) -> Server:
             cluster.discard(settings.project)
         return before
     _check_engine(found)
-    container.check_owner(found, settings.project)
     before = _describe(settings, found)
     _check_removable(settings, found, before, volume)
     if found.id:
@@ -200,6 +199,7 @@ def _check_target(settings: Settings) -> None:
 
 
 def _check_removable(settings: Settings, found: Container, server: Server, volume: bool) -> None:
+    container.check_owner(found, settings.project)
     if found.id and not server.data and not volume:
         raise Refused(
             f"The data of container {found.name} are in the container itself and would go with it",

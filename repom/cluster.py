@@ -87,7 +87,7 @@ def launch(settings: Settings, port: int) -> None:
     if not result.ok and running_port(settings.project) is None:
         for line in log_lines(settings.project, 20):
             log.warning("  %s", line)
-        raise CommandFailed(_last(result, "pg_ctl failed"), "The last log lines are above")
+        raise CommandFailed(last_line(result, "pg_ctl failed"), "The last log lines are above")
 
 
 def stop(settings: Settings) -> None:
@@ -98,7 +98,7 @@ def stop(settings: Settings) -> None:
     arguments = ("stop", "-D", folder(settings.project), "-m", "fast", "-t", "60")
     result = _control(settings.project, *arguments, run=settings)
     if not result.ok and running_port(settings.project) is not None:
-        raise CommandFailed(_last(result, "pg_ctl failed"), "See: invoke postgres.logs")
+        raise CommandFailed(last_line(result, "pg_ctl failed"), "See: invoke postgres.logs")
 
 
 def create_database(settings: Settings, env: dict[str, str]) -> None:
@@ -108,7 +108,7 @@ def create_database(settings: Settings, env: dict[str, str]) -> None:
     env = {**env, "PGDATABASE": "postgres"}
     result = runner.run([createdb, "-w", "--", settings.database], env=env, warn=True)
     if not result.ok and "already exists" not in result.stderr:
-        raise CommandFailed(_last(result, "createdb failed"))
+        raise CommandFailed(last_line(result, "createdb failed"))
 
 
 def log_lines(project: Path, lines: int) -> list[str]:
@@ -155,26 +155,31 @@ def _create(settings: Settings) -> None:
         raise Refused(f"{data} exists, and repom did not make it", "Move it out of the way")
     initdb = str(Path(programs_for(""), "initdb"))
     if settings.dry:
-        _run(
-            [initdb, *initdb_arguments(data, settings.user, "FILE", sys.platform)],
-            account,
-            settings,
-        )
+        arguments = initdb_arguments(data, settings.user, "FILE", sys.platform)
+        _run([initdb, *arguments], account, settings)
         return
     data.parent.mkdir(parents=True, exist_ok=True)
     # Under another name until it is whole, since initdb may be killed half way.
     partial = data.with_name(f".postgres-{secrets.token_hex(4)}")
     partial.mkdir(mode=0o700)
     try:
-        _hand_over(partial, account)
-        _check_way(data.parent, account)
-        _initdb(settings, initdb, partial, account)
-        (partial / ".gitignore").write_text("*\n")
-        (partial / LOG).touch(mode=0o600)
-        _hand_over(partial / LOG, account)
+        _fill(settings, initdb, partial, account)
         _publish(partial, data)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(settings: Settings, initdb: str, data: Path, account: str | None) -> None:
+    _hand_over(data, account)
+    _check_way(data.parent, account)
+    with _password_file(settings.password or "", account) as pwfile:
+        arguments = initdb_arguments(data, settings.user, pwfile, sys.platform)
+        result = _run([initdb, *arguments], account, settings)
+    if not result.ok:
+        raise CommandFailed(last_line(result, "initdb failed"))
+    (data / ".gitignore").write_text("*\n")
+    (data / LOG).touch(mode=0o600)
+    _hand_over(data / LOG, account)
 
 
 def _publish(partial: Path, data: Path) -> None:
@@ -183,17 +188,8 @@ def _publish(partial: Path, data: Path) -> None:
             data.rmdir()  # an empty one; Windows does not rename over it
         partial.rename(data)
     except OSError:
-        raise Refused(
-            f"{data} was made by another postgres.start meanwhile", "Run it again"
-        ) from None
-
-
-def _initdb(settings: Settings, initdb: str, data: Path, account: str | None) -> None:
-    with _password_file(settings.password or "", account) as pwfile:
-        arguments = initdb_arguments(data, settings.user, pwfile, sys.platform)
-        result = _run([initdb, *arguments], account, settings)
-    if not result.ok:
-        raise CommandFailed(_last(result, "initdb failed"))
+        message = f"{data} was made by another postgres.start meanwhile"
+        raise Refused(message, "Run it again") from None
 
 
 @contextmanager
@@ -252,6 +248,7 @@ def _check_way(target: Path, account: str | None) -> None:
             )
 
 
-def _last(result: Result, otherwise: str) -> str:
+def last_line(result: Result, otherwise: str) -> str:
+    """The last line that a program said, for a message."""
     lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
     return lines[-1] if lines else otherwise

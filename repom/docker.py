@@ -15,14 +15,14 @@ from typing import Any
 
 from . import credentials
 from .dbops import container
-from .dbops.container import PROJECT_LABEL, Container, EngineSilent
+from .dbops.container import COMPOSE, PORT, PROJECT_LABEL, Container, EngineSilent
 from .dbops.runner import HostRunner
 from .errors import CommandFailed, Refused, RepomError, Unreachable
 from .settings import Settings
 
 log = logging.getLogger("repom")
 
-HOST, PORT = "127.0.0.1", credentials.PORT
+HOST = "127.0.0.1"
 DATA = "/var/lib/postgresql/data"
 PASSWORD_FILE = "POSTGRES_PASSWORD_FILE"  # noqa: S105 - the variable's name
 
@@ -37,7 +37,6 @@ LOOK = "postgres --version; cat /repom/PG_VERSION /repom/*/docker/PG_VERSION 2>/
 TAKEN = ("port is already allocated", "address already in use", "ports are not available")
 NO_COMPOSE = ("unknown flag: --project-directory", "docker compose", "'compose' is not a")
 
-
 # Questions to the engine and what it says
 
 
@@ -51,10 +50,6 @@ def create_argv(name: str, project: Path, image: str, mount: str, port: int) -> 
         *("--env", "POSTGRES_USER", "--env", "POSTGRES_PASSWORD", "--env", "POSTGRES_DB"),
         image,
     ]
-
-
-def compose_argv(project: Path, *arguments: str) -> list[str]:
-    return ["compose", "--project-directory", str(project), *arguments]
 
 
 def environment(config: Mapping[str, Any]) -> dict[str, str]:
@@ -74,18 +69,6 @@ def data_source(item: Mapping[str, Any]) -> str:
     mounts = {each["Destination"]: each for each in item.get("Mounts") or ()}
     chosen = mounts.get(data_mount(environment(item["Config"]), mounts), {})
     return str(chosen.get("Name") or chosen.get("Source") or "")
-
-
-def published(item: Mapping[str, Any]) -> int | None:
-    """The port of this host that leads to PostgreSQL in an inspected container."""
-    if item["HostConfig"].get("NetworkMode") == "host":
-        return PORT
-    # The second is what was asked for, and all there is of a stopped container.
-    for ports in (item["NetworkSettings"].get("Ports"), item["HostConfig"].get("PortBindings")):
-        for binding in (ports or {}).get("5432/tcp") or ():
-            if binding.get("HostPort"):
-                return int(binding["HostPort"])
-    return None
 
 
 def versions(looked: str) -> tuple[str, frozenset[str]]:
@@ -134,28 +117,16 @@ def check_port(port: int, platform: str = sys.platform) -> None:
 
 
 def details(docker: str, kind: str, name: str) -> dict[str, Any]:
-    """What the engine knows of a container, an image or a volume; empty: no such thing."""
+    """What the engine knows of a container, an image or a volume; empty: no such thing.
+
+    :raises Unreachable: it does not say, so that nobody takes what is there for absent.
+    """
     try:
-        answer: list[dict[str, Any]] = json.loads(container.ask(docker, [kind, "inspect", name]))
-    except EngineSilent:
-        return {}
-    return answer[0]
-
-
-def owner(labels: Mapping[str, str] | None, project: Path) -> str:
-    """The folder of the other project that the labels name; empty when they name none."""
-    folder = (labels or {}).get(PROJECT_LABEL)
-    return folder if folder and Path(folder) != project else ""
-
-
-def check_owner(found: Container, project: Path) -> None:
-    """:raises Refused: the container was made for another project's folder."""
-    if other := owner(found.labels, project):
-        raise Refused(
-            f"Container {found.name} belongs to the project in {other}",
-            "Set REPOM_CONTAINER to another name (if that project was moved here, remove the"
-            f" container with docker rm -f {found.name}; its volume keeps the data)",
-        )
+        return container.inspect(docker, kind, [name], dict)[0]
+    except EngineSilent as silent:
+        if silent.reason == "absent":
+            return {}
+        raise
 
 
 def log_lines(docker: str, name: str, lines: int) -> list[str]:
@@ -172,7 +143,7 @@ def log_lines(docker: str, name: str, lines: int) -> list[str]:
 def up(settings: Settings, found: Container) -> None:
     """Start the Compose service; what its file leaves open is made up first, since Compose
     takes it from `.env`."""
-    check_owner(found, settings.project)
+    container.check_owner(found, settings.project)
     env = None if found.id else _service_environment(settings)
     if env is not None:
         open_names = {k: v for k, v in credentials.MADE_UP.items() if env.get(k) == ""}
@@ -182,22 +153,23 @@ def up(settings: Settings, found: Container) -> None:
         credentials.remember(settings, known)
     if found.state == "paused":
         run(settings, "unpause", found.id)
-    argv = compose_argv(settings.project, "up", "-d", str(settings.compose_service))
+    argv = container.compose_argv(settings.project, "up", "-d", str(settings.compose_service))
     run(settings, *argv)
 
 
 def _service_environment(settings: Settings) -> dict[str, str] | None:
     """The environment that the Compose file gives the service; ``None`` when there is
     something wrong with the file, as `up` will say."""
-    argv = compose_argv(settings.project, "config", "--format", "json")
+    argv = container.compose_argv(settings.project, "config", "--format", "json")
     try:
         services = json.loads(container.ask(settings.docker, argv))["services"]
-    except EngineSilent as reason:
-        lacks_values = "required variable" in str(reason) or "env file" in str(reason)
+    except EngineSilent as silent:
+        lacks_values = "required variable" in silent.reason or "env file" in silent.reason
         return {} if lacks_values else None
     service = services.get(settings.compose_service)
-    env = service.get("environment") if service else None
-    return None if service is None else {k: v or "" for k, v in (env or {}).items()}
+    if service is None:  # of a profile that is not active
+        return None
+    return {k: v or "" for k, v in (service.get("environment") or {}).items()}
 
 
 def wake(settings: Settings, found: Container) -> None:
@@ -206,7 +178,7 @@ def wake(settings: Settings, found: Container) -> None:
     :raises Refused: it belongs to another project, or its port is taken.
     :raises Unreachable: it is in a state that no start leads out of.
     """
-    check_owner(found, settings.project)
+    container.check_owner(found, settings.project)
     if found.running:
         log.info("Container %s is already running", found.name)
     elif found.state == "paused":
@@ -222,7 +194,7 @@ def wake(settings: Settings, found: Container) -> None:
 
 def halt(settings: Settings, found: Container) -> None:
     """Stop a container; harmless when there is none, or it does not run."""
-    check_owner(found, settings.project)
+    container.check_owner(found, settings.project)
     if found.state == "paused":
         run(settings, "unpause", found.id)
     if found.state in ("running", "paused", "restarting"):
@@ -292,11 +264,17 @@ def _image_mount(settings: Settings) -> str:
 
 
 def _check_port(settings: Settings, port: int) -> None:
+    # Podman has no such filter; it finds out itself when the container starts.
     with contextlib.suppress(EngineSilent):
-        question = ["ps", "--filter", f"publish={port}", "--format", "{{.Names}}"]
-        if names := container.ask(settings.docker, question).split():
+        if names := _users(settings, f"publish={port}"):
             raise port_taken(port, f" by container {names[0]}")
     check_port(port)
+
+
+def _users(settings: Settings, condition: str, *more: str) -> list[str]:
+    """The names of the running containers that fulfil it, such as ``volume=NAME``."""
+    question = ["ps", *more, "--filter", condition, "--format", "{{.Names}}"]
+    return container.ask(settings.docker, question).split()
 
 
 def _volume_fits(settings: Settings, volume: str) -> bool:
@@ -304,38 +282,66 @@ def _volume_fits(settings: Settings, volume: str) -> bool:
 
     :raises Refused: it is another project's, or in use, or of another PostgreSQL major.
     """
-    if not details(settings.docker, "volume", volume):
+    known = details(settings.docker, "volume", volume)
+    if not known:
         return False
-    check_volume(settings, volume)
-    question = ["ps", "--filter", f"volume={volume}", "--format", "{{.Names}}"]
+    _check_free(settings, volume, known.get("Labels") or {})
     look = ["run", "--rm", "--network", "none", "--user", "root", "--entrypoint", "sh"]
     look += ["--volume", f"{volume}:/repom:ro", settings.image, "-c", LOOK]
     try:
-        users = container.ask(settings.docker, question).split()
         image, held = versions(container.ask(settings.docker, look))
     except EngineSilent:
         return True  # an image without a shell: its server has to see for itself
-    if users:
-        raise Refused(
-            f"Volume {volume} is in use by container {users[0]}, and a second server would"
-            " destroy its data",
-            f"Set REPOM_CONTAINER to {users[0]}, or to a new name",
-        )
     if image and held and image not in held:
         raise _wrong_major(volume, max(held, key=int), image)
     return True
 
 
-def check_volume(settings: Settings, volume: str) -> None:
-    """:raises Refused: the volume was made for another project, which still exists."""
-    labels = details(settings.docker, "volume", volume).get("Labels")
-    other = owner(labels, settings.project)
+def _check_free(settings: Settings, volume: str, labels: Mapping[str, str]) -> None:
+    """:raises Refused: the volume is of another project, which still exists, or in use."""
+    other = container.owner(labels, settings.project)
     # Labels of a volume cannot be changed, so a project that moved must get past this.
     if other and Path(other).exists():
         raise Refused(
             f"Volume {volume} belongs to the project in {other}",
             "Set REPOM_CONTAINER to another name, from which the volume has its own",
         )
+    if users := _users(settings, f"volume={volume}"):
+        raise Refused(
+            f"Volume {volume} is in use by container {users[0]}, and a second server would"
+            " destroy its data",
+            f"Set REPOM_CONTAINER to {users[0]}, or to a new name",
+        )
+
+
+def made_for(project: Path, volume: str, labels: Mapping[str, str], found: Container) -> bool:
+    """Whether a volume was made for this project, as far as labels tell.
+
+    Compose labels a volume with the name of its project, which other folders may share, so
+    that a container of this folder has to vouch for it. A volume without labels that has
+    not the name that repom gives was there before, or is an external one.
+    """
+    if PROJECT_LABEL in labels:
+        return container.is_labelled(labels, project)
+    if name := labels.get(f"{COMPOSE}project"):
+        same = name == found.labels.get(f"{COMPOSE}project")
+        return same and container.is_composed(found, project)
+    if re.fullmatch("[0-9a-f]{64}", volume):  # nameless: its container's alone
+        return container.is_ours(found, project)
+    return volume == f"{found.name}_data" and container.is_labelled(found.labels, project)
+
+
+def check_disposable(settings: Settings, volume: str, found: Container) -> None:
+    """:raises Refused: the volume was not made for this project, or others use it, too."""
+    labels = details(settings.docker, "volume", volume).get("Labels") or {}
+    by_hand = f"Leave --volume out, then delete it by hand: {settings.docker} volume rm {volume}"
+    if other := container.owner(labels, settings.project):
+        raise Refused(f"Volume {volume} belongs to the project in {other}", by_hand)
+    if not made_for(settings.project, volume, labels, found):
+        raise Refused(f"Volume {volume} was not made for this project by repom or Compose", by_hand)
+    others = {*_users(settings, f"volume={volume}", "--all")} - {found.name}
+    if others:
+        raise Refused(f"Volume {volume} is in use by container {min(others)}, too", by_hand)
 
 
 def _wrong_major(volume: str, held: str, image: str) -> Refused:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 from . import cluster, credentials, docker
 from .dbops import container
-from .dbops.container import PROJECT_LABEL, Container
+from .dbops.container import PORT, PROJECT_LABEL, Container
 from .dbops.runner import DockerRunner, HostRunner
-from .docker import HOST, PORT
+from .docker import HOST
 from .errors import CommandFailed, Refused, SettingsError, Unreachable
 from .settings import Settings
 
@@ -144,14 +144,14 @@ def remove(settings: Settings, *, volume: bool = False) -> Server:
             cluster.discard(settings.project)
         return before
     _check_engine(found)
-    docker.check_owner(found, settings.project)
     before = _describe(settings, found)
     _check_removable(settings, found, before, volume)
     if found.id:
         docker.halt(settings, found)
         # With the data go the nameless volumes, which nobody would find again.
-        docker.run(settings, "rm", *(["--volumes"] if volume else []), found.id)
-    if volume and docker.details(settings.docker, "volume", before.data):
+        nameless = ["--volumes"] if volume and container.is_ours(found, settings.project) else []
+        docker.run(settings, "rm", *nameless, found.id)
+    if volume and before.data and docker.details(settings.docker, "volume", before.data):
         docker.run(settings, "volume", "rm", before.data)
     return before
 
@@ -180,10 +180,8 @@ def _is_local(settings: Settings, found: Container) -> bool:
 
 def _check_engine(found: Container) -> None:
     if not found.id and found.state != "absent":
-        raise Unreachable(
-            f"Container {found.name} cannot be reached ({found.state})",
-            "Start the container engine, and see that this user may use it (docker info)",
-        )
+        message = f"Container {found.name} cannot be reached ({found.state})"
+        raise Unreachable(message, container.WAKE)
 
 
 def _check_target(settings: Settings) -> None:
@@ -193,8 +191,7 @@ def _check_target(settings: Settings) -> None:
             "Unset DATABASE_URL, or set it to postgresql://USER:PASSWORD@localhost:5432/DATABASE",
         )
     host = settings.host
-    near = host in (None, settings.container, settings.compose_service)
-    if not (near or container.is_socket(host) or container.is_loopback(host or "")):
+    if not container.is_near(host, settings.container, settings.compose_service):
         raise SettingsError(
             f"The database is on host {host}, and repom starts servers on this machine only",
             "Unset the host, or set it to localhost",
@@ -202,6 +199,7 @@ def _check_target(settings: Settings) -> None:
 
 
 def _check_removable(settings: Settings, found: Container, server: Server, volume: bool) -> None:
+    container.check_owner(found, settings.project)
     if found.id and not server.data and not volume:
         raise Refused(
             f"The data of container {found.name} are in the container itself and would go with it",
@@ -212,8 +210,14 @@ def _check_removable(settings: Settings, found: Container, server: Server, volum
             f"The data are in the folder {server.data}, which repom did not make",
             "Leave --volume out, and remove the folder yourself",
         )
+    if volume and settings.compose_service and not found.id:
+        raise Refused(
+            f"There is no container {found.name} that tells which volume has its data",
+            "Run invoke postgres.start first, or delete the volumes of all of its services:"
+            f" {settings.docker} compose down --volumes",
+        )
     if volume and server.data:
-        docker.check_volume(settings, server.data)
+        docker.check_disposable(settings, server.data, found)
 
 
 # A container
@@ -234,18 +238,16 @@ def _await_container(settings: Settings, found: Container) -> Server:
     item = docker.details(settings.docker, "container", found.id) if found.id else {}
     if not item:
         raise Unreachable(f"Container {found.name} ended at once and is gone")
-    known, port = _known(settings, found, item), docker.published(item)
-    credentials.remember(settings, known, port)
-    _say_differences(settings, found, item, port)
+    known = _known(settings, found, item)
+    credentials.remember(settings, known, found.port)
+    _say_differences(settings, found, item)
     runner = DockerRunner(settings.docker, found.id, found.name, echo=settings.echo)
     login = credentials.login(known, HOST)
-    problem = _wait(lambda: _answer(runner, "psql", login), lambda: _find(settings).state)
-    if not problem:
-        _check_password(runner, item, known)
-        return _describe(known, found)
-    for line in docker.log_lines(settings.docker, found.id, 20):
-        log.warning("  %s", line.replace(known.password or "\0", "***"))
-    raise Unreachable(f"Container {found.name} {problem}", "Its last log lines are above")
+    if problem := _wait(lambda: _answer(runner, "psql", login), lambda: _find(settings).state):
+        lines = docker.log_lines(settings.docker, found.id, 20)
+        raise _given_up(f"Container {found.name} {problem}", lines, known)
+    _check_password(runner, item, known)
+    return _describe(known, found)
 
 
 def _known(settings: Settings, found: Container, item: Mapping[str, Any]) -> Settings:
@@ -256,15 +258,13 @@ def _known(settings: Settings, found: Container, item: Mapping[str, Any]) -> Set
     return credentials.adopt(settings, docker.environment(item["Config"]))
 
 
-def _say_differences(
-    settings: Settings, found: Container, item: Mapping[str, Any], port: int | None
-) -> None:
+def _say_differences(settings: Settings, found: Container, item: Mapping[str, Any]) -> None:
     """A container keeps the image and the port that it was made with."""
     anew = "invoke postgres.remove and start make it anew, with the same data"
-    if settings.port and settings.port != port:
+    if settings.port and settings.port != found.port:
         log.warning(
-            "Container %s publishes port %s, and %s is configured; %s",
-            *(found.name, port, settings.port, anew),
+            "Container %s publishes %s, and port %s is configured; %s",
+            *(found.name, f"port {found.port}" if found.port else "no port", settings.port, anew),
         )
     image = item["Config"].get("Image")
     if PROJECT_LABEL in found.labels and image != settings.image:
@@ -333,12 +333,10 @@ def _await_local(known: Settings, port: int, programs: str) -> Server:
     login = credentials.login(known, HOST, port)
     if f'database "{known.database}" does not exist' in _answer(runner, psql, login):
         cluster.create_database(known, login)
-    problem = _wait(lambda: _answer(runner, psql, login), lambda: _describe_local(known).state)
-    if not problem:
-        return _describe_local(known)
-    for line in cluster.log_lines(known.project, 20):
-        log.warning("  %s", line.replace(known.password or "\0", "***"))
-    raise Unreachable(f"The local cluster {problem}", "Its last log lines are above")
+    if problem := _wait(lambda: _answer(runner, psql, login), lambda: _describe_local(known).state):
+        lines = cluster.log_lines(known.project, 20)
+        raise _given_up(f"The local cluster {problem}", lines, known)
+    return _describe_local(known)
 
 
 # Waiting and describing
@@ -364,36 +362,44 @@ def _wait(answer: Callable[[], str], state: Callable[[], str]) -> str:
         time.sleep(0.5)
 
 
+def _given_up(message: str, lines: Iterable[str], known: Settings) -> Unreachable:
+    for line in lines:
+        log.warning("  %s", line.replace(known.password or "\0", "***"))
+    return Unreachable(message, "Its last log lines are above")
+
+
 def _answer(runner: HostRunner, psql: str, login: Mapping[str, str]) -> str:
     """Ask the target database over TCP; returns its complaint, or nothing."""
     try:
         result = runner.run([psql, *PROBE], env=login, warn=True, dry=False, timeout=10)
     except CommandFailed as error:
         return error.message
-    said = (result.stderr.strip() or result.stdout.strip()).splitlines()
-    return "" if result.ok else (said[-1] if said else f"exit status {result.exited}")
+    return "" if result.ok else cluster.last_line(result, f"exit status {result.exited}")
 
 
 def _describe(settings: Settings, found: Container) -> Server:
     item = docker.details(settings.docker, "container", found.id) if found.id else {}
     config = item.get("Config") or {}
     env = docker.environment(config)
-    volume = "" if settings.compose_service else f"{settings.container}_data"
-    if item:
-        volume = docker.data_source(item)
-    elif volume and not docker.details(settings.docker, "volume", volume):
-        volume = ""
-    other = docker.owner(found.labels, settings.project)
+    other = container.owner(found.labels, settings.project)
     return _server(
         credentials.adopt(settings, env),
-        docker.published(item) if item else settings.port or PORT,
+        found.port if item else settings.port or PORT,
         kind="compose" if settings.compose_service else "container",
         name=found.name,
         state=f"{found.state}, of the project in {other}" if other else found.state,
         image=config.get("Image") or ("" if settings.compose_service else settings.image),
         version=env.get("PG_VERSION") or env.get("PG_MAJOR") or "",
-        data=volume,
+        data=docker.data_source(item) if item else _kept_volume(settings, found),
     )
+
+
+def _kept_volume(settings: Settings, found: Container) -> str:
+    """The volume that a container left behind. An engine that does not answer is not
+    asked again, and Compose's own names of volumes are not known."""
+    volume = f"{settings.container}_data"
+    asked = found.state == "absent" and not settings.compose_service
+    return volume if asked and docker.details(settings.docker, "volume", volume) else ""
 
 
 def _describe_local(settings: Settings) -> Server:

@@ -117,7 +117,7 @@ def test_a_loopback_port_that_the_container_does_not_publish_is_another_server(
     chosen = choosing(docker, host=host, port=5432)
 
     assert ("host", "") == (chosen.via, chosen.fallback)
-    assert "" == talk.text
+    assert ([PORTS] if ports else []) == talk.messages
     with pytest.raises(SettingsError, match="does not publish port 5432"):
         choosing(docker, via="docker", host=host, port=5432)
 
@@ -167,6 +167,12 @@ def test_echo_and_dry_reach_the_runner_and_the_question_is_asked_all_the_same(
     assert 1 == len(docker.calls)
 
 
+PORTS = (
+    "Container repom_postgres publishes port 5433, and host pg_dump uses port 5432;"
+    " if the container is meant, set POSTGRES_PORT to 5433"
+)
+
+
 # -- the container does not run -----------------------------------------------------------
 
 
@@ -209,6 +215,36 @@ def test_a_container_that_does_not_run_is_named_with_its_state(
     shows(docker, inspected(state=state, ports=()))
 
     falls_back(choosing(docker, host=host, port=port), talk, state)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "expected"),
+    [
+        (None, None, True),
+        (None, 5432, True),
+        ("localhost", 5432, True),
+        ("localhost", None, True),
+        (None, 5433, False),
+        ("/run/postgresql", None, False),
+        ("repom_postgres", 5432, False),
+    ],
+)
+@pytest.mark.parametrize("state", ["exited", "paused"])
+def test_a_fallback_tells_of_the_containers_other_port(
+    docker: FakeDocker,
+    talk: pytest.LogCaptureFixture,
+    state: str,
+    host: str | None,
+    port: int | None,
+    expected: bool,
+) -> None:
+    shown = inspected(state=state, ports=(5433,) if state == "paused" else ())
+    shown["HostConfig"]["PortBindings"] = {"5432/tcp": [{"HostIp": "", "HostPort": "5433"}]}
+    shows(docker, shown)
+
+    choosing(docker, host=host, port=port)
+
+    assert ([PORTS] if expected else []) == talk.messages[1:]
 
 
 @pytest.mark.parametrize(("said", "state"), TROUBLES.values(), ids=list(TROUBLES))
@@ -289,6 +325,7 @@ def test_a_container_is_described_as_the_engine_sees_it(docker: FakeDocker) -> N
         "id-of-repom_postgres",
         frozenset({5432, 5433}),
         {"a": "b"},
+        5432,
     )
     assert expected == found
 
@@ -303,6 +340,36 @@ def test_what_an_engine_leaves_out_is_nothing(docker: FakeDocker) -> None:
     found = find(docker.program, "repom_postgres", None, Path.cwd())
 
     assert (frozenset(), {}, True) == (found.ports, found.labels, found.running)
+
+
+def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict[str, Any]:
+    return {
+        "HostConfig": {"NetworkMode": mode, "PortBindings": bindings},
+        "NetworkSettings": {"Ports": ports},
+    }
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        pytest.param(item({"5432/tcp": [{"HostPort": "5433"}]}), 5433, id="running"),
+        pytest.param(item({}, {"5432/tcp": [{"HostPort": "5433"}]}), 5433, id="stopped"),
+        pytest.param(
+            item({"5432/tcp": [{"HostPort": "49153"}]}, {"5432/tcp": [{"HostPort": ""}]}),
+            49153,
+            id="any free port",
+        ),
+        pytest.param(item({"5432/tcp": None}), None, id="exposed only"),
+        pytest.param(
+            item({"80/tcp": [{"HostPort": "80"}], "5432/tcp": [{"HostPort": "1"}]}), 1, id="several"
+        ),
+        pytest.param(item(mode="host"), 5432, id="the host's network"),
+        pytest.param(item({}, {"5432/tcp": [{"HostPort": "0"}]}), None, id="any, and stopped"),
+        pytest.param(item(), None, id="none"),
+    ],
+)
+def test_published(shown: Mapping[str, Any], expected: int | None) -> None:
+    assert container.published(shown) == expected
 
 
 # -- the Compose service ------------------------------------------------------------------
@@ -389,6 +456,50 @@ def test_no_container_of_the_service_is_named_as_such(
     chosen = choosing(docker, service="db")
 
     assert "Container of the Compose service db is not running (absent)" == chosen.fallback
+
+
+SERVICES = "compose --project-directory {} --profile * config --services"
+
+
+@pytest.mark.parametrize("via", ["auto", "docker"])
+def test_a_service_that_the_compose_file_lacks_is_an_error(docker: FakeDocker, via: str) -> None:
+    compose(docker)
+    docker.answers(SERVICES.format(Path.cwd()), "web\ndatabase\n")
+
+    with pytest.raises(SettingsError, match="REPOM_COMPOSE_SERVICE is 'db'") as caught:
+        choosing(docker, service="db", via=via)
+
+    assert (2, "Set it to one of: database, web") == (caught.value.exit_status, caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("known", "said", "status"),
+    [
+        ("db\nweb\n", "", 0),
+        ("", "no configuration file provided: not found", 14),
+        ("", "yaml: line 3: mapping values are not allowed in this context", 15),
+        ("", "unknown flag: --project-directory", 125),
+        ("", "", 0),
+    ],
+    ids=["it has the service", "no file", "no YAML", "no Compose", "nothing"],
+)
+def test_a_service_without_a_container_is_absent(
+    docker: FakeDocker, known: str, said: str, status: int
+) -> None:
+    compose(docker)
+    docker.answers("compose", known, said, status)
+
+    assert Container("of the Compose service db", "absent") == of_service(docker)
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_the_compose_file_is_not_asked_about_a_container_that_is_there(
+    docker: FakeDocker, state: str
+) -> None:
+    compose(docker, service("shop-db-1", state))
+    of_service(docker)
+
+    assert ["ps", "container"] == [call.split()[0] for call in docker.calls]
 
 
 def test_the_running_one_of_several_is_the_service(docker: FakeDocker) -> None:

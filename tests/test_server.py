@@ -5,18 +5,19 @@ from __future__ import annotations
 import socket
 import stat
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from repom import cluster, credentials, docker, server
+from repom import cluster, credentials, server
+from repom import docker as engine
+from repom.dbops import container
 from repom.dbops.container import PROJECT_LABEL, Container
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
 from repom.settings import Settings, read_dotenv
 from repom.tasks.postgres import table
+from tests.fakes import FakeDocker
 
 PROJECT = Path("/work/shop")
 EMPTY = Settings(project=PROJECT, backend="sqlite", database="data/repom.sqlite3", configured=False)
@@ -24,7 +25,7 @@ SHOP = Settings(project=PROJECT, backend="postgresql", database="shop", user="me
 
 
 def test_create_argv() -> None:
-    argv = docker.create_argv("db", PROJECT, "postgres:17", "/var/lib/postgresql/data", 5433)
+    argv = engine.create_argv("db", PROJECT, "postgres:17", "/var/lib/postgresql/data", 5433)
     assert argv == [
         *("create", "--name", "db", "--label", f"repom.project={PROJECT}"),
         *("--shm-size", "256m", "--volume", "db_data:/var/lib/postgresql/data"),
@@ -35,7 +36,7 @@ def test_create_argv() -> None:
 
 
 def test_compose_argv() -> None:
-    argv = docker.compose_argv(PROJECT, "up", "-d", "db")
+    argv = container.compose_argv(PROJECT, "up", "-d", "db")
     assert argv == ["compose", "--project-directory", str(PROJECT), "up", "-d", "db"]
 
 
@@ -70,36 +71,7 @@ def test_compose_argv() -> None:
     ],
 )
 def test_data_mount(pgdata: str, mounts: list[str], expected: str) -> None:
-    assert docker.data_mount({"PGDATA": pgdata}, mounts) == expected
-
-
-def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict[str, Any]:
-    return {
-        "HostConfig": {"NetworkMode": mode, "PortBindings": bindings},
-        "NetworkSettings": {"Ports": ports},
-    }
-
-
-@pytest.mark.parametrize(
-    ("inspected", "expected"),
-    [
-        pytest.param(item({"5432/tcp": [{"HostPort": "5433"}]}), 5433, id="running"),
-        pytest.param(item({}, {"5432/tcp": [{"HostPort": "5433"}]}), 5433, id="stopped"),
-        pytest.param(
-            item({"5432/tcp": [{"HostPort": "49153"}]}, {"5432/tcp": [{"HostPort": ""}]}),
-            49153,
-            id="any free port",
-        ),
-        pytest.param(item({"5432/tcp": None}), None, id="exposed only"),
-        pytest.param(
-            item({"80/tcp": [{"HostPort": "80"}], "5432/tcp": [{"HostPort": "1"}]}), 1, id="several"
-        ),
-        pytest.param(item(mode="host"), 5432, id="the host's network"),
-        pytest.param(item(), None, id="none"),
-    ],
-)
-def test_published(inspected: Mapping[str, Any], expected: int | None) -> None:
-    assert docker.published(inspected) == expected
+    assert engine.data_mount({"PGDATA": pgdata}, mounts) == expected
 
 
 @pytest.mark.parametrize(
@@ -117,7 +89,7 @@ def test_published(inspected: Mapping[str, Any], expected: int | None) -> None:
     ],
 )
 def test_versions(looked: str, expected: object) -> None:
-    assert docker.versions(looked) == expected
+    assert engine.versions(looked) == expected
 
 
 @pytest.mark.parametrize(
@@ -166,7 +138,7 @@ def test_versions(looked: str, expected: object) -> None:
     ],
 )
 def test_failure(said: str, kind: type[Exception], message: str) -> None:
-    error = docker.failure(said)
+    error = engine.failure(said)
     assert type(error) is kind
     assert error.message == message
 
@@ -178,21 +150,138 @@ def test_check_port(platform: str) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(Refused, match=f"Port {port} on this machine is taken"):
-            docker.check_port(port, platform)
-    docker.check_port(port, platform)
+            engine.check_port(port, platform)
+    engine.check_port(port, platform)
 
 
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        pytest.param(None, "", id="none"),
+        pytest.param({}, "", id="none"),
         pytest.param({"x": "y"}, "", id="others"),
         pytest.param({PROJECT_LABEL: str(PROJECT)}, "", id="ours"),
         pytest.param({PROJECT_LABEL: "/elsewhere"}, "/elsewhere", id="another project's"),
     ],
 )
-def test_owner(labels: dict[str, str] | None, expected: str) -> None:
-    assert docker.owner(labels, PROJECT) == expected
+def test_owner(labels: dict[str, str], expected: str) -> None:
+    assert container.owner(labels, PROJECT) == expected
+
+
+OURS, THEIRS = {PROJECT_LABEL: str(PROJECT)}, {PROJECT_LABEL: "/elsewhere"}
+NAMELESS = "0123456789abcdef" * 4
+
+
+def composed(folder: Path | str = PROJECT, project: str = "shop") -> dict[str, str]:
+    names = {"project.working_dir": str(folder), "project": project}
+    return {f"com.docker.compose.{name}": value for name, value in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("volume", "labels", "of_container", "expected"),
+    [
+        pytest.param("x", OURS, {}, True, id="labelled, whatever the container"),
+        pytest.param("db_data", THEIRS, OURS, False, id="another project's in our container"),
+        pytest.param("db_data", {}, OURS, True, id="our container's own"),
+        pytest.param("x", {}, OURS, False, id="somebody's in our container"),
+        pytest.param("db_data", {}, {}, False, id="somebody's with the expected name"),
+        pytest.param("db_data", {"x": "y"}, composed(), False, id="external in Compose"),
+        pytest.param("x", composed(), composed(), True, id="the Compose service's"),
+        pytest.param("x", composed(project="web"), composed(), False, id="another Compose's"),
+        pytest.param("x", composed(), composed("/else"), False, id="Compose elsewhere"),
+        pytest.param("x", composed(), {}, False, id="Compose's in a container by hand"),
+        pytest.param("db_data", composed(), OURS, False, id="Compose's in our container"),
+        pytest.param(NAMELESS, {}, OURS, True, id="nameless, ours"),
+        pytest.param(NAMELESS, {}, composed(PROJECT / "deploy"), True, id="nameless, Compose"),
+        pytest.param(NAMELESS, {}, {}, False, id="nameless, by hand"),
+    ],
+)
+def test_which_volumes_were_made_for_the_project(
+    volume: str, labels: dict[str, str], of_container: dict[str, str], expected: bool
+) -> None:
+    found = Container("db", "exited", "id", labels=of_container)
+    assert engine.made_for(PROJECT, volume, labels, found) is expected
+
+
+NOT_TOLD = {
+    "no engine": "Cannot connect to the Docker daemon at unix:///run/docker.sock.",
+    "no permission": "permission denied while trying to connect to the Docker daemon socket",
+    "a time-out": "Error response from daemon: context deadline exceeded",
+    "silence": "",
+}
+
+
+@pytest.mark.parametrize("said", NOT_TOLD.values(), ids=list(NOT_TOLD))
+def test_an_engine_that_does_not_tell_is_not_an_absence(
+    docker: FakeDocker, tmp_path: Path, said: str
+) -> None:
+    docker.answers("volume inspect", "[]\n", said, status=1)
+    docker.answers("image inspect", '[{"Config": {}}]')
+    settings = replace(SHOP, project=tmp_path, docker=docker.program)
+    with pytest.raises(Unreachable, match="does not answer") as caught:
+        engine.create(replace(settings, container="shop"))
+    assert "\n" not in str(caught.value)
+    assert "docker info" in caught.value.hint
+    assert [each.split()[:2] for each in docker.calls] == [
+        ["image", "inspect"],
+        ["volume", "inspect"],
+    ]
+
+
+@pytest.mark.parametrize("answer", ["", "no JSON", "{}", "null", "[]"])
+def test_a_program_that_is_no_engine_tells_nothing(docker: FakeDocker, answer: str) -> None:
+    docker.answers("volume inspect", answer)
+    with pytest.raises(Unreachable, match="not an engine's"):
+        engine.details(docker.program, "volume", "shop_data")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error response from daemon: get shop_data: no such volume",
+        "Error: No such volume: shop_data",
+        "Error response from daemon: no such image: x: No such image: x:latest",
+        "Error: inspecting object: x: image not known",
+    ],
+)
+def test_what_there_is_not_is_nothing(docker: FakeDocker, said: str) -> None:
+    docker.answers("volume inspect", "[]\n", said, status=1)
+    assert engine.details(docker.program, "volume", "shop_data") == {}
+
+
+@pytest.mark.parametrize("said", NOT_TOLD.values(), ids=list(NOT_TOLD))
+@pytest.mark.parametrize("service", [None, "db"])
+def test_status_tells_why_there_is_no_answer(
+    docker: FakeDocker, tmp_path: Path, said: str, service: str | None
+) -> None:
+    docker.answers("", stderr=said, status=1)
+    settings = replace(SHOP, project=tmp_path, docker=docker.program, compose_service=service)
+    shown = server.status(replace(settings, via="docker"))
+    assert (shown.data, shown.state == "absent") == ("", False)
+    assert len(docker.calls) == 1
+
+
+def test_volume_of_a_service_without_a_container_is_not_guessed(
+    docker: FakeDocker, tmp_path: Path
+) -> None:
+    docker.answers("ps -aq")
+    settings = replace(SHOP, project=tmp_path, docker=docker.program, compose_service="db")
+    assert server.remove(settings).data == ""
+    with pytest.raises(Refused, match=r"no container of the Compose service db .*down --volumes"):
+        server.remove(settings, volume=True)
+
+
+def test_engine_without_a_filter_for_ports_can_start(docker: FakeDocker, tmp_path: Path) -> None:
+    docker.answers("image inspect", '[{"Config": {}}]')
+    docker.answers("volume inspect", stderr="Error: no such volume shop_data", status=125)
+    docker.answers("ps", stderr='Error: "publish" is an invalid filter', status=125)
+    for done in ("volume create", "create", "start"):
+        docker.answers(done)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    known = replace(SHOP, project=tmp_path, docker=docker.program)
+    engine.create(replace(known, container="shop", port=port))
+    assert docker.calls[-1] == "start shop"
 
 
 # Which server

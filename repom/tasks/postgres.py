@@ -68,12 +68,7 @@ def logs(c: Context, lines: str = "50") -> None:
     console.show(server.logs(Settings.load(c.config), int(lines)))
 
 
-@console.command(
-    help={
-        "volume": "remove its data, too; asks first",
-        "yes": "do not ask",
-    }
-)
+@console.command(help={"volume": "remove its data, too; asks first", "yes": "do not ask"})
 def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     """Remove the container and keep its data, unless --volume is given."""
     from .. import server

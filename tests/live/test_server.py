@@ -23,8 +23,9 @@ from pathlib import Path
 import pytest
 
 from repom import cluster, server
+from repom.dbops import backup
 from repom.dbops.container import PROJECT_LABEL
-from repom.errors import Refused, SettingsError, Unreachable
+from repom.errors import Refused, RepomError, SettingsError, Unreachable
 from repom.settings import Settings
 from tests import requires
 
@@ -169,6 +170,22 @@ def test_second_start_paused_stopped(
     assert server.start(settings) == first
 
 
+def test_fallback_tells_of_the_containers_port(
+    load: Load, name: str, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    requires.image(18)
+    server.start(load())
+    told = f"Container {name} publishes port {port}, and host pg_dump uses port 5432;"
+    with contextlib.suppress(RepomError):
+        backup(load(POSTGRES_PORT="5432", POSTGRES_HOST="localhost"))
+    assert told in caplog.text
+    caplog.clear()
+    server.stop(load())
+    with contextlib.suppress(RepomError):
+        backup(load(POSTGRES_PORT=""))
+    assert told in caplog.text
+
+
 def test_two_starts_at_once(load: Load, name: str, tmp_path: Path) -> None:
     requires.image(18)
     settings = bare(load())
@@ -218,12 +235,68 @@ def test_foreign_volume_is_left_alone(load: Load, name: str, tmp_path: Path) -> 
     assert not there("container", name)
 
 
+def test_volume_that_nobody_made_for_the_project_is_kept(load: Load, name: str) -> None:
+    requires.image(18)
+    external = f"{name}_external"
+    mount = f"{external}:/var/lib/postgresql"
+    run("docker", "create", "--name", name, "-v", mount, "-e", "POSTGRES_PASSWORD=x", "postgres:18")
+    with pytest.raises(Refused, match="was not made for this project") as caught:
+        server.remove(load(), volume=True)
+    assert caught.value.hint.endswith(f"docker volume rm {external}")
+    assert there("container", name)
+    assert server.remove(load()).data == external
+    run("docker", "volume", "create", f"{name}_data")  # without a label, and no container
+    with pytest.raises(Refused, match="was not made for this project"):
+        server.remove(load(), volume=True)
+    assert there("volume", f"{name}_data")
+    assert there("volume", external)
+
+
+def test_volume_that_others_use_is_kept(load: Load, name: str) -> None:
+    requires.image(18)
+    server.start(load())
+    run("docker", "create", "--name", f"{name}-x", "-v", f"{name}_data:/v", "postgres:18")
+    with pytest.raises(Refused, match=f"in use by container {name}-x, too"):
+        server.remove(load(), volume=True)
+    assert server.status(load()).state == "running", "nothing was begun"
+
+
 def test_volume_in_use_is_refused(load: Load, name: str) -> None:
     requires.image(18)
     sleeper = ("--entrypoint", "sleep", "postgres:18", "60")
     run("docker", "run", "-d", "--name", f"{name}-x", "-v", f"{name}_data:/v", *sleeper)
     with pytest.raises(Refused, match=f"in use by container {name}-x"):
         server.start(load())
+
+
+@pytest.fixture
+def silenced(tmp_path: Path) -> Callable[[str], str]:
+    """A container command that times out on what begins with the given words."""
+
+    def silenced(words: str) -> str:
+        program = tmp_path / "silenced-docker"
+        timeout = "echo 'Error response from daemon: context deadline exceeded' >&2; exit 1"
+        program.write_text(
+            f'#!/bin/sh\ncase "$*" in "{words}"*) {timeout};; esac\nexec docker "$@"'
+        )
+        program.chmod(0o755)
+        return str(program)
+
+    return silenced
+
+
+@pytest.mark.parametrize("words", ["volume inspect", "image inspect", "ps --filter"])
+def test_engine_that_does_not_tell(
+    load: Load, name: str, silenced: Callable[[str], str], words: str
+) -> None:
+    requires.image(18)
+    volume = f"{name}_data"
+    run("docker", "volume", "create", volume)
+    settings = replace(load(), docker=silenced(words))
+    with pytest.raises(Unreachable, match=r"engine does not .*\(.*deadline exceeded\)"):
+        server.start(settings)
+    assert there("volume", volume), "taken for a new one, and undone"
+    assert not there("container", name)
 
 
 def test_longer_name_is_another_container(load: Load, name: str) -> None:
@@ -295,10 +368,15 @@ def test_dry_run_writes_nothing(load: Load, name: str, caplog: pytest.LogCapture
 def test_data_inside_the_container_are_not_removed_unasked(load: Load, name: str) -> None:
     requires.image(18)
     run("docker", "create", "--name", name, "-e", "PGDATA=/srv/data", "postgres:18")
+    nameless = json.loads(run("docker", "inspect", name))[0]["Mounts"][0]["Name"]
     with pytest.raises(Refused, match="in the container itself"):
         server.remove(load())
-    server.remove(load(), volume=True)
-    assert not there("container", name)
+    try:
+        server.remove(load(), volume=True)
+        assert not there("container", name)
+        assert there("volume", nameless), "of a container that somebody else made"
+    finally:
+        run("docker", "volume", "rm", nameless, check=False)
 
 
 COMPOSE = """
@@ -320,7 +398,8 @@ volumes:
 def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> None:
     requires.image(17)
     requires.compose()
-    (tmp_path / "compose.yaml").write_text(COMPOSE.format(name=name, port=port))
+    file = tmp_path / "compose.yaml"
+    file.write_text(COMPOSE.format(name=name, port=port))
     settings = replace(bare(load()), compose_service="database", port=None)
     try:
         started = server.start(settings)
@@ -332,6 +411,16 @@ def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> No
         assert server.start(settings).state == "running"
         assert server.remove(settings).data == f"{name}_data"
         assert there("volume", f"{name}_data")
+        server.start(settings)
+        server.remove(settings, volume=True)
+        assert not there("volume", f"{name}_data")
+        external = f"  data:\n    external: true\n    name: {name}_external\n"
+        file.write_text(file.read_text().replace("  data:\n", external))
+        run("docker", "volume", "create", f"{name}_external")
+        server.start(settings)
+        with pytest.raises(Refused, match=f"docker volume rm {name}_external"):
+            server.remove(settings, volume=True)
+        assert server.status(settings).state == "running"
     finally:
         folder = str(tmp_path)
         run("docker", "compose", "--project-directory", folder, "down", "-v", check=False)
@@ -340,8 +429,24 @@ def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> No
 def test_compose_service_that_is_not_there(load: Load, name: str, tmp_path: Path) -> None:
     requires.compose()
     (tmp_path / "compose.yaml").write_text(COMPOSE.format(name=name, port=1))
-    with pytest.raises(Exception, match="no such service: shop"):
-        server.start(load(REPOM_COMPOSE_SERVICE="shop"))
+    verbs = (server.start, server.stop, server.status, server.logs, server.remove)
+    for verb in (*verbs, backup):
+        with pytest.raises(SettingsError, match=r"no such service\. Set it to one of: database"):
+            verb(load(REPOM_COMPOSE_SERVICE="shop"))
+    done = invoke(tmp_path, "postgres.status", REPOM_COMPOSE_SERVICE="shop")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("broken", ["", "profiles: [extra]", "environment: nonsense"])
+def test_compose_service_that_was_not_started_yet(
+    load: Load, name: str, tmp_path: Path, broken: str
+) -> None:
+    requires.compose()
+    written = COMPOSE.format(name=name, port=1)
+    if broken:
+        written = written.replace("image: postgres:17", f"image: postgres:17\n    {broken}")
+    (tmp_path / "compose.yaml").write_text(written)
+    assert server.status(load(REPOM_COMPOSE_SERVICE="database")).state == "absent"
 
 
 class Watch(threading.Thread):

@@ -23,6 +23,7 @@ from repom.errors import CommandFailed, Damaged, NotFound, Refused
 from repom.settings import Settings
 from tests import requires
 
+ROOT = Path(__file__).parents[1]
 SCHEMA = """
 CREATE TABLE artist (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, face BLOB);
 CREATE TABLE empty (x);
@@ -517,6 +518,27 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
         live.discard(live.load(recognise(backup), {"size": size}))
 
     assert [] == hidden(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_memory_does_not_grow_with_the_database(tmp_path: Path, mode: str) -> None:
+    requires.need(sys.platform == "linux", "a peak of memory in kilobytes")
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as database, database:
+        database.execute(f"PRAGMA journal_mode = {mode}")
+        database.execute("CREATE TABLE noise (a)")
+        database.executemany("INSERT INTO noise VALUES (?)", [(os.urandom(1 << 20),)] * 150)
+    script = (
+        "import resource; from repom import dbops; from repom.settings import Settings;"
+        "dbops.restore(dbops.backup(s), s) if (s := Settings.load()) else None;"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    env = {**os.environ, "DATABASE_URL": "sqlite:///shop.db", "PYTHONPATH": str(ROOT)}
+    (tmp_path / "tasks.py").touch()
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 90_000  # kB; the database has 157,000
 
 
 def test_what_is_gone_can_be_discarded(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Replacing the file under an open connection would corrupt it.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -14,8 +15,10 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,16 +27,20 @@ from typing import Any, BinaryIO
 from ..errors import CommandFailed, Damaged, NotFound, Refused
 from .archive import HINT, SQLITE, Archive, compressor
 from .database import Facts, Kept, Survey
-from .files import BLOCK, create_private, remove, sync, sync_file, sync_folder
+from .files import BLOCK, copy_bytes, create_private, remove, sync_file, sync_folder
 from .runner import HostRunner
 
+CACHE = 1 << 24  # bytes that a restore may hold in memory before it writes them
 BUSY = 0.2  # seconds that SQLite itself waits for a lock, between two looks at the clock
 FLOOR = 1 << 28  # bytes of free space
 PATIENCE = 5.0  # seconds that repom waits for one
-STEP = 1 << 19  # bytes copied between two looks; less than SQLite's cache, so that
-# nothing of a restore reaches the file before the old data have been kept
+STEP = 1 << 19  # bytes copied between two looks; less than CACHE, so that nothing of a
+# restore reaches the file before the old data have been kept
 SIDE_FILES = ("-wal", "-shm", "-journal")
 WAIT = "Close the program that holds it, or try again"
+
+
+log = logging.getLogger("repom")
 
 
 class NotADatabase(CommandFailed):
@@ -88,12 +95,13 @@ class Sqlite:
             create_private(copy).close()
             with self._opened() as live:
                 copy_database(live, copy)
-            check(copy, self.name, "quick_check")
+            checked = in_background(check, copy, self.name, "quick_check")
             with copy.open("rb") as source, compressor(file) as out:
-                while block := source.read(BLOCK):
-                    out.write(block)
+                shutil.copyfileobj(source, out, BLOCK)
+            checked.result()
         finally:
-            copy.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows, where the check has it open still
+                remove(copy)
 
     def read(self, archive: Archive) -> None:
         with tempfile.TemporaryDirectory(prefix="repom-") as folder:
@@ -133,7 +141,6 @@ class Sqlite:
             for block in archive.blocks():
                 check_space(path.parent)
                 out.write(block)
-            sync(out)
         check(path, archive.path.name, "integrity_check")
 
     def load_in_place(
@@ -217,6 +224,7 @@ class Sqlite:
         for suffix in ("", *SIDE_FILES):
             with suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").replace(f"{kept}{suffix}")
+        sync_file(scratch)
         scratch.chmod(mode)
         scratch.replace(self.path)
         sync_folder(self.path.parent)
@@ -237,13 +245,16 @@ class Sqlite:
         remove_database(scratch)
         with suppress(sqlite3.Error), closing(connect(self.path)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        try:  # only now: most of it is on the disk by itself
+            sync_file(kept)
+        except OSError as error:
+            log.warning("What was replaced may not survive a power cut: %s", error.strerror)
 
     def _copy_in(
         self, new: sqlite3.Connection, live: sqlite3.Connection, copy: Path, kept: Path
     ) -> None:
         # The file may ask for a tiny cache, which would spill before the copy is made.
-        live.execute("PRAGMA cache_size = -8192")
-        live.execute("PRAGMA cache_spill = OFF")
+        live.execute(f"PRAGMA cache_size = -{CACHE >> 10}")
         adapt_page_size(new, live)
         if new.execute("PRAGMA page_count").fetchone()[0] < 2:
             # Without a table it is copied, and committed, in one step: no moment to keep
@@ -258,10 +269,11 @@ class Sqlite:
         with self.path.open("rb") as raw:
 
             def keep() -> None:
+                copy_raw(raw, copy)
                 if wal:
-                    copy_snapshot(self.path, copy)
-                else:
-                    copy_raw(raw, copy)
+                    with Path(f"{self.path}-wal").open("rb") as frames:
+                        copy_raw(frames, Path(f"{copy}-wal"))
+                    fold(copy)
                 copy.rename(kept)
                 sync_folder(kept.parent)
 
@@ -337,6 +349,7 @@ def copy_pages(
 
 def adapt_page_size(new: sqlite3.Connection, live: sqlite3.Connection) -> None:
     """A live WAL database keeps its page size, so the new one takes it on."""
+    new.execute("PRAGMA synchronous = OFF")  # a scratch file: nobody needs it after a crash
     wanted = live.execute("PRAGMA page_size").fetchone()[0]
     new.execute("PRAGMA journal_mode = DELETE")
     if new.execute("PRAGMA page_size").fetchone()[0] != wanted:
@@ -345,7 +358,7 @@ def adapt_page_size(new: sqlite3.Connection, live: sqlite3.Connection) -> None:
 
 
 def copy_snapshot(path: Path, kept: Path) -> None:
-    """Keep what others see now; for a WAL also while the restore is uncommitted."""
+    """Keep what others see now."""
     create_private(kept).close()
     with closing(connect(path)) as old:
         copy_database(old, kept)
@@ -353,13 +366,21 @@ def copy_snapshot(path: Path, kept: Path) -> None:
 
 
 def copy_raw(raw: BinaryIO, kept: Path) -> None:
-    """Keep a database in rollback mode that this process has locked exclusively, and of
-    which nothing has been overwritten yet: then its file is all of it."""
+    """Copy the file of a database that this process has locked for writing, and of which
+    nothing has been overwritten yet: then it is all of it, with its WAL, copied after it.
+    Another process may move pages from the WAL into the file meanwhile, but only under
+    the write lock could it begin the WAL anew, so that every such page is in both."""
     with create_private(kept) as out:
         raw.seek(0)
-        while block := raw.read(BLOCK):
-            out.write(block)
-        sync(out)
+        copy_bytes(raw, out)
+
+
+def fold(path: Path) -> None:
+    """Bring a copied database and its WAL into one file."""
+    with closing(connect(path)) as copy:
+        copy.execute("PRAGMA synchronous = OFF")  # it is synced when the restore is done
+        mode = copy.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+        assert mode == "delete", "the copy's WAL could not be brought in"
 
 
 def check(path: Path, name: str, pragma: str) -> None:
@@ -382,6 +403,21 @@ def count_tables(database: sqlite3.Connection) -> int:
         " WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
     )
     return int(database.execute(query).fetchone()[0])
+
+
+def in_background(call: Callable[..., None], *args: Any) -> Future[None]:
+    """Call it in another thread, which nobody has to wait for."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call(*args)
+            future.set_result(None)
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def default_mode() -> int:

@@ -83,6 +83,9 @@ WRITER = """
 import sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
 for line in sys.stdin:
+    if line == "quit\n":
+        database.close()
+        break
     print(database.execute(line).fetchall(), flush=True)
 """
 
@@ -255,6 +258,59 @@ def test_a_backup_taken_while_others_write_is_one_moment(tmp_path: Path) -> None
     with closing(sqlite3.connect(tmp_path / "new.db")) as new:
         count = "SELECT (SELECT count(*) FROM a) - (SELECT count(*) FROM b)"
         assert (2,) == new.execute(count).fetchone()
+
+
+def test_what_only_the_wal_holds_is_kept(tmp_path: Path) -> None:
+    path = build(tmp_path / "shop.db", mode="wal")
+    backup = dump(path)
+    with writer(path) as run:
+        run("PRAGMA wal_autocheckpoint = 0")
+        run("INSERT INTO artist (name) VALUES ('in the WAL')")
+        before = content(path)
+        kept = load_and_swap(backup, path)
+        assert "[(300,)]" == run("SELECT count(*) FROM artist")
+
+    assert before == content(Path(str(kept)))
+    assert not list(tmp_path.glob(".*-wal"))
+
+
+def test_what_is_kept_while_others_write_is_one_moment(tmp_path: Path) -> None:
+    path = build(tmp_path / "shop.db", mode="wal", rows=20_000)
+    change(path, "CREATE TABLE a (n); CREATE TABLE b (n)")
+    backup = dump(path)
+    script = (
+        "import sqlite3, sys\nd = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)\n"
+        "d.execute('PRAGMA wal_autocheckpoint = 20')\n"
+        "while True: d.executescript('BEGIN IMMEDIATE; INSERT INTO a SELECT hex(randomblob(900));"
+        " INSERT INTO b SELECT * FROM a ORDER BY rowid DESC LIMIT 1; COMMIT')"
+    )
+    argv = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(argv) as child:
+        kept = [load_and_swap(backup, path) for _ in range(8)]
+        assert child.poll() is None
+        child.kill()
+    for each in kept:
+        with closing(sqlite3.connect(str(each))) as old:
+            assert ("ok",) == old.execute("PRAGMA integrity_check").fetchone()
+            same = "SELECT (SELECT group_concat(n) FROM a) IS (SELECT group_concat(n) FROM b)"
+            assert (1,) == old.execute(same).fetchone()
+
+
+def test_other_connections_of_this_process_keep_their_locks(tmp_path: Path) -> None:
+    requires.need(os.name == "posix", "locks that a process has, and not a descriptor")
+    path = build(tmp_path / "shop.db", mode="wal")
+    backup = dump(path)
+    with closing(sqlite3.connect(path)) as mine:
+        mine.execute("SELECT count(*) FROM artist").fetchone()
+        load_and_swap(backup, path)
+        mine.execute("INSERT INTO artist (name) VALUES ('mine')")
+        mine.commit()
+        with writer(path) as run:
+            assert "[(301,)]" == run("SELECT count(*) FROM artist")
+            run("quit")
+
+        # The last one to leave removes it, and that was not the other process.
+        assert Path(f"{path}-wal").exists()
 
 
 # -- the file that is replaced ------------------------------------------------------------
@@ -528,9 +584,9 @@ def test_memory_does_not_grow_with_the_database(tmp_path: Path, mode: str) -> No
         database.execute("CREATE TABLE noise (a)")
         database.executemany("INSERT INTO noise VALUES (?)", [(os.urandom(1 << 20),)] * 150)
     script = (
-        "import resource; from repom import dbops; from repom.settings import Settings;"
+        "from repom import dbops; from repom.settings import Settings;"
         "dbops.restore(dbops.backup(s), s) if (s := Settings.load()) else None;"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )
     env = {**os.environ, "DATABASE_URL": "sqlite:///shop.db", "PYTHONPATH": str(ROOT)}
     (tmp_path / "tasks.py").touch()

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ..errors import CommandFailed, Damaged, NotFound, Refused
 from .archive import HINT, SQLITE, Archive, compressor
@@ -264,9 +264,7 @@ class Sqlite:
             copy_pages(new, live)
             return
         wal = live.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-        # Opened before and closed after SQLite's own: closing any descriptor of the file
-        # ends every lock that this process has on it.
-        with self.path.open("rb") as raw:
+        with opened_raw(self.path) as raw:
 
             def keep() -> None:
                 copy_raw(raw, copy)
@@ -363,6 +361,26 @@ def copy_snapshot(path: Path, kept: Path) -> None:
     with closing(connect(path)) as old:
         copy_database(old, kept)
     sync_file(kept)
+
+
+#: Files that `opened_raw` has open, by device and inode.
+_RAW: dict[tuple[int, int], BinaryIO] = {}
+
+
+@contextmanager
+def opened_raw(path: Path) -> Iterator[BinaryIO]:
+    """The file itself, to read from. By the rules of POSIX closing any descriptor of it
+    ends every lock that this process has on it, those of other connections to the
+    database, too. So there it stays open, and is used again."""
+    if os.name != "posix":
+        with path.open("rb") as file:
+            yield file
+        return
+    stat = path.stat()
+    key = stat.st_dev, stat.st_ino
+    if key not in _RAW:
+        _RAW[key] = cast(BinaryIO, path.open("rb", buffering=0))
+    yield _RAW[key]
 
 
 def copy_raw(raw: BinaryIO, kept: Path) -> None:

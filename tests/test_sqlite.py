@@ -83,7 +83,7 @@ WRITER = """
 import sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
 for line in sys.stdin:
-    if line == "quit\n":
+    if line.strip() == "quit":
         database.close()
         break
     print(database.execute(line).fetchall(), flush=True)

@@ -1,6 +1,7 @@
 """repom beside the best raw command and what people use instead, in one go.
 
-    python -m benchmarks.run                  # everything, about twenty minutes
+    python -m pip install ".[bench]"          # django-dbbackup, one of the rivals
+    python -m benchmarks.run                  # everything, about forty minutes
     python -m benchmarks.run --only chinook --runs 3
 
 Needs a Docker engine with postgres:17 (or --major) and, for SQLite, the `sqlite3` and
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +115,15 @@ class Bench:
 
         :param before: made ready before each run, and not timed.
         :param size_of: bytes on disk that a command left.
-        :param watch: a database; for repom, the time it refuses connections is measured.
+        :param watch: a database; the time that repom refuses connections to it is measured,
+            in runs of their own, since asking all the time takes half a core.
         """
         seen: dict[str, list[Measured]] = {each: [] for each in commands}
-        refused: list[float] = []
         sizes: dict[str, int] = {}
         for turn in range(self.runs + 1):  # the first turn warms up and does not count
             for each, argv in commands.items():
                 before()
-                watching = each == "repom" and bool(watch) and turn > 0
-                with outage(watch if watching else "") as gaps:
-                    measured = Measured(argv, self.folder, self.env)
-                refused += gaps
+                measured = Measured(argv, self.folder, self.env)
                 if turn:
                     seen[each].append(measured)
                 if size_of and each in size_of:
@@ -134,18 +133,22 @@ class Bench:
             middle = {k: statistics.median(getattr(r, k) for r in runs) for k in vars(runs[0])}
             walls = [r.wall for r in runs]
             rows[each] = {**middle, "min": min(walls), "max": max(walls), "bytes": sizes.get(each)}
-        self.results[name] = {"rows": rows, "refused_s": max(refused) if refused else None}
+        refused = max(self.refused(commands["repom"], watch) for _ in "12") if watch else None
+        self.results[name] = {"rows": rows, "refused_s": refused}
         told = "  ".join(f"{k} {v['wall']:.2f}s" for k, v in rows.items())
         print(f"{name}: {told}", flush=True)
+
+    def refused(self, argv: list[str], database: str) -> float:
+        """Seconds that a restore keeps connections to its target out."""
+        with outage(database) as gaps:
+            Measured(argv, self.folder, self.env)
+        return max(gaps)
 
 
 @contextmanager
 def outage(database: str) -> Iterator[list[float]]:
     """Ask for a connection again and again; collects how long each refusal lasted."""
     gaps: list[float] = []
-    if not database:
-        yield gaps
-        return
     # One process inside the container, since every `docker exec` costs 60 ms.
     script = (
         "while [ -e /tmp/watch ]; do s=$(date +%s.%N); "
@@ -221,6 +224,11 @@ def postgres(bench: Bench, name: str, database: str, *, rivals: bool = True) -> 
         "docker exec | gzip": lambda: (work / "shell.sql.gz").stat().st_size,
         "pg_dump -Fc": lambda: (work / "raw.dump").stat().st_size,
     }
+    django = rivals and find_spec("dbbackup")
+    if django:
+        (work / "dbbackup").mkdir(exist_ok=True)
+        backups["django-dbbackup"] = django_admin(database, "dbbackup", "-z")
+        sizes["django-dbbackup"] = newest(work / "dbbackup", "*.gz")
     bench.compare(f"backup {name}", backups, size_of=sizes)
     into_new = (
         'docker exec -i "$C" sh -c "cat >/tmp/limit.dump" <limit.dump; '
@@ -236,15 +244,31 @@ def postgres(bench: Bench, name: str, database: str, *, rivals: bool = True) -> 
         "classic": classic,
     }
 
+    if django:
+        restores["django-dbbackup"] = django_admin("django", "dbrestore", "-z", "--noinput")
+
     def fresh() -> None:
-        docker_sql('DROP DATABASE IF EXISTS "limit" WITH (FORCE)')
-        docker_sql("DROP DATABASE IF EXISTS classic WITH (FORCE)")
+        for each in TARGETS:
+            docker_sql(f"DROP DATABASE IF EXISTS {each} WITH (FORCE)")
         docker_sql("CREATE DATABASE classic")
+        docker_sql("CREATE DATABASE django")
         docker_sql("CHECKPOINT")
 
     bench.compare(f"restore {name}", restores, before=fresh, watch=database)
-    for leftover in ("classic", '"limit"'):
+    for leftover in TARGETS:
         docker_sql(f"DROP DATABASE IF EXISTS {leftover} WITH (FORCE)")
+
+
+#: What the rivals restore into.
+TARGETS = ("classic", "django", '"limit"')
+
+
+def django_admin(database: str, *arguments: str) -> list[str]:
+    """django-dbbackup, as `manage.py` would run it."""
+    where = {"DJANGO_SETTINGS_MODULE": "benchmarks.django_settings"}
+    where |= {"BENCHMARK_DATABASE": database, "BENCHMARK_CONTAINER": CONTAINER}
+    pairs = [f"{name}={value}" for name, value in where.items()]
+    return ["env", *pairs, sys.executable, "-m", "django", *arguments]
 
 
 def make_a(database: str, scale: float) -> None:

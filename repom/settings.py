@@ -382,6 +382,8 @@ def _from_url(text: str, origin: str, project: Path) -> dict[str, Any]:
         raise SettingsError(
             f"{origin} is a {backend} URL", "Allowed: postgresql://, postgres:// and sqlite:///"
         )
+    if url.database and make_url("x://h/%41").database != "A":  # SQLAlchemy before 2.1
+        url = url.set(database=unquote(url.database))
     query = {k: v if isinstance(v, str) else ",".join(v) for k, v in url.query.items()}
     return _postgresql(url, query, origin)
 

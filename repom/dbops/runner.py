@@ -311,7 +311,8 @@ class HostRunner:
                 warn=warn,
                 dry=dry,
             )
-        except (FileNotFoundError, PermissionError):
+        except (FileNotFoundError, PermissionError) as error:
+            error.__traceback__ = None  # its frames hold the environment as bytes
             raise Unreachable(f"There is no program {argv[0]} that can be run") from None
         except CommandTimedOut:
             raise CommandFailed(f"{argv[0]} did not end within {timeout:g} s") from None

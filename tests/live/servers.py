@@ -114,10 +114,12 @@ def wait_until_ready(server: Server, seconds: float = 60) -> None:
 
 
 @contextmanager
-def container_server(major: int, *, password: bool = False) -> Iterator[Server]:
-    """:param password: local connections want it too, instead of being trusted."""
+def container_server(major: int, *flags: str, password: bool = False) -> Iterator[Server]:
+    """:param flags: more of `docker run`.
+    :param password: local connections want it too, instead of being trusted."""
     requires.image(major)
     docker_flags = ["-e", "POSTGRES_INITDB_ARGS=--auth=scram-sha-256"] if password else []
+    docker_flags += flags
     port, name = free_port(), f"repom_test_{major}_{secrets.token_hex(3)}"
     publish = ["-p", f"127.0.0.1:{port}:5432", "--shm-size", "256m"]
     secret = ["-e", f"POSTGRES_PASSWORD={PASSWORD}"]

@@ -522,15 +522,6 @@ def test_eight_processes_at_once(shop: Server, project: Path) -> None:
 # -- disks ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    requires.need(os.name == "posix" and os.geteuid() == 0, "root, to mount a small disk")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    yield folder
-    subprocess.run(["umount", str(folder)], capture_output=True)
-
-
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 def test_a_disk_that_is_full_at_any_size(
     request: pytest.FixtureRequest, project: Path, small_disk: Path, backend: str

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from itertools import cycle, islice
 from pathlib import Path
 
 from tests.live.cli import Ended, environment
@@ -49,10 +50,10 @@ def is_ours(project: Path, call: str) -> bool:
 
 
 def faults(
-    project: Path, env: dict[str, str], task: list[str], each: int, dice: random.Random
+    project: Path, env: dict[str, str], task: list[str], count: int, dice: random.Random
 ) -> list[str]:
-    """So many faults of each kind of call, among them always its last one, as strace wants
-    them: `fsync:error=EIO:when=3`."""
+    """So many faults, of every kind of call in turn, as strace wants them:
+    `fsync:error=EIO:when=3`. The last of each is drawn as often as all others."""
     ended, lines = traced(project, env, task)
     assert ended.status == 0, ended.err
     counted: Counter[tuple[str, str]] = Counter()
@@ -64,12 +65,12 @@ def faults(
             if is_ours(project, rest):
                 numbers.setdefault(name, set()).add(counted[process, name])
     chosen = []
-    for name in sorted(numbers):
+    for name in islice(cycle(sorted(numbers)), count):
         known = sorted(numbers[name])
-        for number in sorted({*dice.sample(known, min(each - 1, len(known))), known[-1]}):
-            code = dice.choice(["EIO", "ENOSPC"]) if name in FULL else "EIO"
-            chosen.append(f"{name}:error={code}:when={number}")
-    return chosen
+        number = dice.choice([dice.choice(known), known[-1]])
+        code = dice.choice(["EIO", "ENOSPC"]) if name in FULL else "EIO"
+        chosen.append(f"{name}:error={code}:when={number}")
+    return list(dict.fromkeys(chosen))
 
 
 def hits(lines: list[str]) -> list[str]:

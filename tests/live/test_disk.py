@@ -31,7 +31,7 @@ from tests.live.faults import Scene
 from tests.live.servers import Server, container_server
 
 SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
-FAULTS = int(os.environ.get("REPOM_FAULTS", "14"))
+FAULTS = int(os.environ.get("REPOM_FAULTS", "11"))
 KEEP = 3
 
 

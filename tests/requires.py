@@ -43,6 +43,10 @@ def compose() -> None:
     need(succeeds("docker", "compose", "version"), "the Compose plugin")
 
 
+def strace() -> None:
+    need(succeeds("strace", "-qq", "-o", "/dev/null", "true"), "strace, and leave to trace")
+
+
 def host_binaries() -> Path:
     """The folder of the host's PostgreSQL server programs."""
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

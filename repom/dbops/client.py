@@ -13,7 +13,7 @@ from ..errors import Unreachable
 from . import programs
 from .commands import Login, psql_argv
 from .failures import place, translated
-from .runner import SESSION, HostRunner, Result
+from .runner import SESSION, Hidden, HostRunner, Result
 
 
 class Client:
@@ -120,7 +120,7 @@ class Client:
         only when its local connections do not trust."""
         password = self.login.password if self._with_password else None
         settings = {"PGOPTIONS": f"{SESSION} {options}".strip(), "PGCONNECT_TIMEOUT": "15"}
-        return {**settings, **({"PGPASSWORD": password} if password else {})}
+        return {**settings, **({"PGPASSWORD": Hidden(password)} if password else {})}
 
 
 def free_bytes(line: str) -> int | None:

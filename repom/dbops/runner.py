@@ -44,6 +44,10 @@ SESSION = (
 #: Seconds without a byte after which a dump or a load has stalled.
 STALL = 60.0
 
+#: Seconds between two looks that tell that this process was stopped, and perhaps the
+#: program with it: then they are not counted.
+ASLEEP = 1.0
+
 #: Removes copies that no program in the container is at work on: those of a container
 #: that was killed. The brackets keep grep from finding itself.
 SWEEP = (
@@ -102,12 +106,15 @@ class _Process(Local):
         """Wait for the end, or for a stall of a program that writes a file. One that reads
         may be silent for long: an index, or a checkpoint, takes the time it takes."""
         seen: float = -1
-        since = time.monotonic()
+        since = looked = time.monotonic()
         while not (self.process_is_finished or self.has_dead_threads):
-            moved = self._moved()
+            moved, now = self._moved(), time.monotonic()
+            if now - looked > ASLEEP:
+                since += now - looked
+            looked = now
             if moved != seen:
-                seen, since = moved, time.monotonic()
-            elif time.monotonic() - since > STALL:
+                seen, since = moved, now
+            elif now - since > STALL:
                 self.stop()
                 raise Stalled(f"{Path(self.argv[0]).name} moved no byte for {STALL:g} s")
             time.sleep(self.input_sleep)
@@ -188,10 +195,19 @@ def display(argv: Sequence[str], platform: str = sys.platform) -> str:
     return subprocess.list2cmdline(argv) if platform == "win32" else shlex.join(argv)
 
 
+class Hidden(str):
+    """A value that may be a secret. Errors keep the environment of a program that failed,
+    and some tools show a traceback with its variables: this is not shown in either."""
+
+    def __repr__(self) -> str:
+        return "'…'"
+
+
 def client_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of a program: without anybody's PG* variables, messages in English."""
     kept = {k: v for k, v in environ.items() if not k.startswith("PG") or k in KEPT_PG}
-    return {**kept, "LC_ALL": "C", "LANGUAGE": "C", **extra}
+    full = {**kept, "LC_ALL": "C", "LANGUAGE": "C", **extra}
+    return {name: Hidden(value) for name, value in full.items()}
 
 
 class HostRunner:
@@ -295,7 +311,8 @@ class HostRunner:
                 warn=warn,
                 dry=dry,
             )
-        except (FileNotFoundError, PermissionError):
+        except (FileNotFoundError, PermissionError) as error:
+            error.__traceback__ = None  # its frames hold the environment as bytes
             raise Unreachable(f"There is no program {argv[0]} that can be run") from None
         except CommandTimedOut:
             raise CommandFailed(f"{argv[0]} did not end within {timeout:g} s") from None

@@ -231,17 +231,21 @@ class Sqlite:
 
     def _replace(self, scratch: Path, kept: Path) -> None:
         # A copy that is cut short must not pass for a kept database, so it has another
-        # name until it is whole. After an interrupt a whole one stays: nobody can tell
-        # whether the restore had been committed by then.
-        copy = self._scratch()
-        try:
-            with self._opened() as live, closing(connect(scratch)) as new:
-                self._copy_in(new, live, copy, kept)
-        except Exception:
-            remove_database(kept)
-            raise
-        finally:
-            remove_database(copy)
+        # name until it is whole. After an interrupt a whole one stays, and after an error
+        # that SQLite met behind its commit, such as when it shortens the file.
+        copy, version = self._scratch(), "PRAGMA data_version"
+        with self._opened() as witness:
+            before = witness.execute(version).fetchone()
+            try:
+                with self._opened() as live, closing(connect(scratch)) as new:
+                    self._copy_in(new, live, copy, kept)
+            except Exception:
+                with suppress(sqlite3.Error):
+                    if witness.execute(version).fetchone() == before:
+                        remove_database(kept)
+                raise
+            finally:
+                remove_database(copy)
         remove_database(scratch)
         with suppress(sqlite3.Error), closing(connect(self.path)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from repom.settings import Settings
+from tests import requires
 from tests.live.servers import Server, container_server, host_server
 
 
@@ -50,6 +53,16 @@ def server(request: pytest.FixtureRequest) -> Server:
 def project(tmp_path: Path) -> Path:
     (tmp_path / "tasks.py").write_text("from repom.tasks import ns\n")
     return tmp_path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder to mount a small disk on."""
+    requires.need(os.name == "posix" and os.geteuid() == 0, "root, to mount a small disk")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    yield folder
+    subprocess.run(["umount", str(folder)], capture_output=True)
 
 
 def settings_for(server: Server, project: Path, database: str = "shop", **more: str) -> Settings:

@@ -58,14 +58,14 @@ class Scene:
             with closing(sqlite3.connect(self.project / "faults.db", timeout=20)) as database:
                 database.executescript(script)
 
-    def generation(self) -> int:
+    def generation(self, file: str = "faults.db") -> int:
         """The one generation that all rows of all tables are of; anything else is a loss."""
         query = " UNION ALL ".join(f"SELECT gen, count(*) FROM {t} GROUP BY gen" for t in TABLES)
         if self.server:
             lines = self._asked(query).splitlines()
             found = [tuple(map(int, line.split("|"))) for line in lines]
         else:
-            with closing(sqlite3.connect(self.project / "faults.db", timeout=20)) as database:
+            with closing(sqlite3.connect(self.project / file, timeout=20)) as database:
                 assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
                 found = database.execute(query).fetchall()
         generations = {gen for gen, _count in found}

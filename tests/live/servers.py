@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,12 +123,9 @@ def wait_until_ready(server: Server, seconds: float = 60) -> None:
 
 
 @contextmanager
-def container_server(
-    major: int, *, password: bool = False, flags: Sequence[str] = ()
-) -> Iterator[Server]:
-    """:param password: local connections want it too, instead of being trusted.
-    :param flags: more of `docker run`.
-    """
+def container_server(major: int, *flags: str, password: bool = False) -> Iterator[Server]:
+    """:param flags: more of `docker run`.
+    :param password: local connections want it too, instead of being trusted."""
     requires.image(major)
     docker_flags = ["-e", "POSTGRES_INITDB_ARGS=--auth=scram-sha-256"] if password else []
     docker_flags += flags

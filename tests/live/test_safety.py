@@ -542,15 +542,6 @@ def test_eight_processes_at_once(shop: Server, project: Path) -> None:
 # -- disks ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    requires.need(os.name == "posix" and os.geteuid() == 0, "root, to mount a small disk")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    yield folder
-    subprocess.run(["umount", str(folder)], capture_output=True)
-
-
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 def test_a_disk_that_is_full_at_any_size(
     request: pytest.FixtureRequest, project: Path, small_disk: Path, backend: str
@@ -607,7 +598,7 @@ def test_a_full_tmp_in_the_container(project: Path) -> None:
 
 
 def test_a_server_without_room_is_refused_before_anything_is_made(project: Path) -> None:
-    with container_server(17, flags=["--tmpfs", "/var/lib/postgresql/data:size=300m"]) as server:
+    with container_server(17, "--tmpfs", "/var/lib/postgresql/data:size=300m") as server:
         server.create("shop")
         server.sql("CREATE TABLE t AS SELECT md5(n::text) FROM generate_series(1, 400000) n")
         env, before = server.environment(), server.dump()

@@ -1,0 +1,150 @@
+"""Programs and sessions that are killed or stopped in the middle, one at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.live.cli import Ended, environment, invoke
+from tests.live.servers import Server, container_server
+
+FILL = "CREATE TABLE t AS SELECT n, md5(n::text) a FROM generate_series(1, 300000) n"
+COUNT = "SELECT count(*), sum(n), count(a) FROM t"
+
+#: Answers with the process id of a session of repom's that is moving data, once there is one.
+FOUND = """
+CREATE TEMPORARY TABLE found (pid int);
+DO $$ BEGIN
+  FOR look IN 1..4000 LOOP
+    PERFORM pg_stat_clear_snapshot();
+    INSERT INTO found SELECT pid FROM pg_stat_activity
+      WHERE application_name ~ '^repom-' AND query ~ '^COPY' LIMIT 1;
+    EXIT WHEN FOUND;
+    PERFORM pg_sleep(0.002);
+  END LOOP;
+END $$;
+"""
+KILLERS = {
+    "session ended": FOUND + "SELECT pg_terminate_backend(pid) FROM found",
+    "server process killed": FOUND + "COPY found TO PROGRAM 'read pid; kill -9 $pid'",
+}
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """A server that may crash, with a database whose COPY takes a while, and a project
+    with a backup of it."""
+    project = tmp_path_factory.mktemp("busy")
+    (project / "tasks.py").write_text("from repom.tasks import ns\n")
+    with container_server(17) as server:
+        server.create("shop")
+        server.sql(FILL)
+        made = invoke(project, "db.backup", env=server.environment())
+        assert made.status == 0, made.err
+        yield server, project
+
+
+def kill_program(server: Server) -> None:
+    """SIGKILL for the first program of repom's that has been at work for a moment."""
+    script = """
+    for i in $(seq 2000); do
+      for p in /proc/[0-9]*; do
+        read c 2>/dev/null <$p/comm || continue
+        case $c in pg_dump|pg_restore) sleep 0.15; kill -9 ${p#/proc/}; exit;; esac
+      done
+      sleep 0.005
+    done"""
+    server.run("sh", "-c", script, check=False)
+
+
+def kill(server: Server, what: str) -> None:
+    if what == "program killed":
+        kill_program(server)
+    else:
+        server.sql(KILLERS[what], "postgres", check=False)
+
+
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+@pytest.mark.parametrize("what", ["program killed", *KILLERS])
+def test_one_part_is_killed_in_the_middle(busy: tuple[Server, Path], verb: str, what: str) -> None:
+    server, project = busy
+    env = server.environment(REPOM_UNDO_KEEP="0")
+    before = server.sql(COUNT)
+    stored = sorted(p.name for p in (project / "backups").glob("*.dump*"))
+    task = ["db.backup"] if verb == "backup" else ["db.restore", "--latest", "--yes"]
+    killer = Thread(target=kill, args=(server, what))
+    killer.start()
+    ended = invoke(project, *task, env=env)
+    killer.join()
+    answering(server)
+
+    assert ended.status in (1, 3), ended.err
+    assert ended.out == ""
+    assert len(ended.err.strip().splitlines()) == 2, ended.err  # with "Using Docker container"
+    assert server.sql(COUNT) == before
+    assert sorted(p.name for p in (project / "backups").glob("*.dump*")) == stored
+    assert invoke(project, *task, env=env).status == 0
+    assert server.sql(COUNT) == before
+    assert server.leftovers() == []
+
+
+def answering(server: Server) -> None:
+    """Until the server has recovered."""
+    for _ in range(200):
+        if server.sql("SELECT 1", check=False) == "1":
+            return
+        time.sleep(0.05)
+    raise AssertionError("the server did not come back")
+
+
+# -- stopped ----------------------------------------------------------------------------
+
+#: The tasks with a patience that is shorter than the time they are stopped.
+IMPATIENT = "from repom.dbops import runner; runner.STALL = 1.5; from invoke.main import program; "
+IMPATIENT += "program.run()"
+
+
+@pytest.mark.parametrize("whom", ["repom", "repom and its programs"])
+def test_a_backup_that_is_stopped_for_a_while_ends_well(
+    postgres_host: Server, project: Path, whom: str
+) -> None:
+    """As by a debugger, a frozen container or a paused machine: that is no stall."""
+    postgres_host.create("shop")
+    postgres_host.sql(FILL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, "db.backup"],
+        cwd=project,
+        env=environment(**postgres_host.environment(REPOM_VIA="host")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    groups = [dumping(project, process), process.pid][0 if "programs" in whom else 1 :]
+    for group in groups:
+        os.killpg(group, signal.SIGSTOP)
+    time.sleep(3)
+    for group in reversed(groups):
+        os.killpg(group, signal.SIGCONT)
+    ended = Ended(0, *process.communicate(timeout=60))
+    assert process.returncode == 0, ended.err
+    assert invoke(project, "db.verify", env=postgres_host.environment()).status == 0
+
+
+def dumping(project: Path, process: subprocess.Popen[str]) -> int:
+    """The group of pg_dump, once it has written something."""
+    for _ in range(2000):
+        partial = next((project / "backups").glob(".*.dump.partial"), None)
+        if partial and partial.stat().st_size:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            return os.getpgid(int(children.split()[-1]))
+        time.sleep(0.002)
+    raise AssertionError("the dump was never seen at work")

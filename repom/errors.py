@@ -2,6 +2,7 @@
 
 RepomError
 ├── CommandFailed      1   a program ran and failed
+│   └── NoSpace        1   a disk is full
 ├── SettingsError      2   a setting or a value is wrong
 ├── Unreachable        3   no engine, container, server or fitting program
 ├── NotFound           4   no such backup, snapshot or SQLite file
@@ -46,6 +47,10 @@ class CommandFailed(RepomError):
         self.stderr = stderr
 
 
+class NoSpace(CommandFailed):
+    """A disk is full."""
+
+
 class SettingsError(RepomError):
     """A setting, a flag or a value is not one of those that are allowed."""
 
@@ -74,6 +79,14 @@ class Damaged(RepomError):
     """A backup is truncated, altered or no backup at all."""
 
     exit_status = 6
+
+
+class Hidden(str):
+    """A value that may be a secret. Errors keep the environment of a program that failed,
+    and some tools show a traceback with its variables: this is not shown in either."""
+
+    def __repr__(self) -> str:
+        return "'…'"
 
 
 class Interrupted(KeyboardInterrupt):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-from .errors import SettingsError
+from .errors import Hidden, SettingsError
 
 log = logging.getLogger("repom")
 
@@ -138,9 +138,10 @@ class Settings:
             shows it unless it could hold a secret.
         """
         project = find_project(cwd or Path.cwd())
-        env = dict(os.environ if environ is None else environ)
+        environ = hidden(os.environ if environ is None else environ)
         config = config or {}
-        sources = _Sources(flags, env, read_dotenv(project / ".env", env), config)
+        dotenv = hidden(read_dotenv(project / ".env", environ))
+        sources = _Sources(flags, environ, dotenv, config)
         run = config.get("run") or {}
         return cls(
             project=project,
@@ -157,6 +158,11 @@ class Settings:
         """
         given = {key: value for key, value in flags.items() if value is not None}
         return replace(self, **{k: OPTIONS[k][1](k, value) for k, value in given.items()})
+
+
+def hidden(values: Mapping[str, str]) -> dict[str, str]:
+    """The same values, which no traceback shows."""
+    return {name: Hidden(value) for name, value in values.items()}
 
 
 def find_project(start: Path) -> Path:
@@ -234,7 +240,7 @@ class _Sources:
         """The value of an environment variable and where it came from; empty is unset."""
         for origin, values in self._named:
             if values.get(name):
-                return values[name], f"{name} (from {origin})"
+                return str(values[name]), f"{name} (from {origin})"
         return None, name
 
     def setting(self, key: str) -> tuple[Any, str]:

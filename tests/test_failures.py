@@ -14,6 +14,7 @@ from repom.errors import (
     CommandFailed,
     Damaged,
     Interrupted,
+    NoSpace,
     NotFound,
     Refused,
     RepomError,
@@ -203,6 +204,7 @@ def test_exit_statuses_are_those_of_the_contract() -> None:
     statuses = {
         RepomError: 1,
         CommandFailed: 1,
+        NoSpace: 1,
         SettingsError: 2,
         Unreachable: 3,
         NotFound: 4,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,16 +14,18 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from repom import dbops
-from repom.dbops import store
+from repom.dbops import sqlite, store, upkeep
 from repom.dbops.operations import plan_restore, undoable
 from repom.dbops.store import Backup
 from repom.errors import (
     CommandFailed,
     Damaged,
+    NoSpace,
     NotFound,
     Refused,
     RepomError,
@@ -157,6 +160,32 @@ def test_a_backup_that_has_lost_most_pushes_nothing_out(
     assert "nothing was pruned" in caplog.text
 
 
+def test_a_backup_is_made_also_when_the_folder_cannot_be_pruned(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_given: object, **_how: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(store, "prune", failing)
+
+    assert dbops.backup(settings).counts
+    assert "not pruned: Input/output error" in caplog.text
+
+
+def test_a_disk_that_is_full_says_nothing_of_the_backup(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = dbops.backup(settings)
+    monkeypatch.setattr(sqlite, "FLOOR", 1 << 62)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1, total=1 << 62)
+    )
+    with pytest.raises(NoSpace):
+        dbops.verify(None, settings)
+
+    assert made.verified == dbops.list_backups(settings)[0].verified
+
+
 def test_two_projects_with_one_folder_leave_each_others_backups_alone(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,6 +211,8 @@ def test_a_backup_from_the_future_is_told_and_not_deleted(
     after = dbops.backup(settings, keep=1)
 
     assert f"{made.name} is dated in the future" in caplog.text
+    assert after.name == upkeep.find_backup(settings).name
+    assert [] == [b.name for b, _ in dbops.prune(settings, keep=1).deleted]
     assert {made.name, after.name} == stored(settings)
 
 

@@ -597,6 +597,34 @@ def test_memory_does_not_grow_with_the_database(tmp_path: Path, mode: str) -> No
     assert int(done.stdout) < 90_000  # kB; the database has 157,000
 
 
+def test_a_link_is_no_kept_database(tmp_path: Path) -> None:
+    path = build(tmp_path / "shop.db")
+    for number, target in enumerate(("theirs.db", "nowhere")):
+        stamp = f"20260224T15000000000{number}Z_0123abcd"
+        (tmp_path / f".shop.db.repom_undo_{stamp}").symlink_to(tmp_path / target)
+    build(tmp_path / "theirs.db")
+
+    assert () == Sqlite(path, "shop.db").survey().kept
+
+
+def test_what_is_no_longer_needed_may_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = build(tmp_path / "shop.db")
+    before, backup = content(path), dump(path)
+    change(path, "DELETE FROM artist")
+    live = Sqlite(path, "shop.db")
+    scratch = live.load(recognise(backup), None)
+
+    def failing(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sqlite, "remove", failing)
+    assert live.swap(scratch, keep=1)
+    assert before == content(path)
+    assert "could not be removed: Input/output error" in caplog.text
+
+
 def test_what_is_gone_can_be_discarded(tmp_path: Path) -> None:
     Sqlite(tmp_path / "shop.db", "shop.db").discard(str(tmp_path / "gone"))
 

@@ -18,6 +18,7 @@ from typing import BinaryIO
 import pytest
 
 from repom.dbops import store
+from repom.dbops.files import remove
 from repom.dbops.store import (
     Backup,
     Store,
@@ -509,6 +510,23 @@ def test_a_deleted_backup_takes_its_manifest_along(target: Store) -> None:
     target.delete(make(target))
 
     assert set() == names(target)
+
+
+def test_a_backup_that_cannot_be_deleted_stays_one(
+    target: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(target)
+
+    def refused(path: Path) -> None:
+        if path == made.path:
+            raise PermissionError(1, "Operation not permitted")
+        remove(path)
+
+    monkeypatch.setattr(store, "remove", refused)
+    with pytest.raises(CommandFailed):
+        target.delete(made)
+
+    assert [made] == target.backups()
 
 
 def test_deleting_what_is_gone_is_no_error(target: Store) -> None:

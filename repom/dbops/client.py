@@ -9,11 +9,11 @@ from typing import Any
 
 from invoke.exceptions import UnexpectedExit
 
-from ..errors import Unreachable
+from ..errors import Hidden, Unreachable
 from . import programs
 from .commands import Login, psql_argv
 from .failures import place, translated
-from .runner import SESSION, Hidden, HostRunner, Result
+from .runner import SESSION, HostRunner, Result
 
 
 class Client:

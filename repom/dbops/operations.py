@@ -139,10 +139,18 @@ def backup(
         target.check_space(_room(draft, earlier))
         made = _written(database, target, draft, started)
         if _may_prune(made, earlier):
-            pruned = store.prune(target, made.identity, keep=settings.keep, like=made)
-            for gone, _reason in pruned.deleted:
-                log.info("Deleted an older backup: %s", gone.name)
+            _prune(target, made, settings.keep)
     return made
+
+
+def _prune(target: Store, made: Backup, keep: int) -> None:
+    try:
+        pruned = store.prune(target, made.identity, keep=keep, like=made)
+    except OSError as error:  # the backup is there all the same
+        log.warning("Older backups were not pruned: %s", error.strerror)
+        return
+    for gone, _reason in pruned.deleted:
+        log.info("Deleted an older backup: %s", gone.name)
 
 
 def _earlier(target: Store, draft: Backup) -> list[Backup]:
@@ -154,10 +162,7 @@ def _earlier(target: Store, draft: Backup) -> list[Backup]:
             named[0].name,
         )
     if named and named[0].created_at > draft.created_at:
-        log.warning(
-            "%s is dated in the future, and --latest takes it: is this machine's clock right?",
-            named[0].name,
-        )
+        log.warning("%s is dated in the future: is this machine's clock right?", named[0].name)
     return [b for b in named if b.is_like(draft)]
 
 

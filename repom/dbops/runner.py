@@ -23,7 +23,7 @@ from invoke import Config, Context
 from invoke.exceptions import CommandTimedOut, ThreadException
 from invoke.runners import Local, Result
 
-from ..errors import CommandFailed, RepomError, Unreachable
+from ..errors import CommandFailed, Hidden, RepomError, Unreachable
 
 log = logging.getLogger("repom")
 
@@ -193,14 +193,6 @@ def popen_options(platform: str) -> dict[str, Any]:
 def display(argv: Sequence[str], platform: str = sys.platform) -> str:
     """The command line as someone would type it on `platform`."""
     return subprocess.list2cmdline(argv) if platform == "win32" else shlex.join(argv)
-
-
-class Hidden(str):
-    """A value that may be a secret. Errors keep the environment of a program that failed,
-    and some tools show a traceback with its variables: this is not shown in either."""
-
-    def __repr__(self) -> str:
-        return "'…'"
 
 
 def client_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:

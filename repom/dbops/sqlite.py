@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ..errors import CommandFailed, Damaged, NotFound, Refused
+from ..errors import CommandFailed, Damaged, NoSpace, NotFound, Refused
 from .archive import HINT, SQLITE, Archive, compressor
 from .database import Facts, Kept, Survey
 from .files import BLOCK, copy_bytes, create_private, remove, sync_file, sync_folder
@@ -166,7 +166,7 @@ class Sqlite:
         else:
             self._rename_in(Path(scratch), kept)
         for old in self._kept()[keep:]:
-            remove_database(Path(old.name))
+            tidy(Path(old.name))
         return str(kept) if keep and kept.exists() else None
 
     def discard(self, scratch: str) -> None:
@@ -176,7 +176,7 @@ class Sqlite:
         found = []
         for path in self.path.parent.glob(f".{escaped(self.path.name)}.repom_undo_*"):
             stamp = re.fullmatch(r".*\.repom_undo_(\d{8}T\d{12}Z)_[0-9a-f]{8}", path.name)
-            if stamp:
+            if stamp and path.is_file() and not path.is_symlink():
                 when = datetime.strptime(stamp[1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
                 found.append(Kept(str(path), self.name, when, path.stat().st_size))
         return sorted(found, key=lambda each: each.created_at, reverse=True)
@@ -245,8 +245,8 @@ class Sqlite:
                         remove_database(kept)
                 raise
             finally:
-                remove_database(copy)
-        remove_database(scratch)
+                tidy(copy)
+        tidy(scratch)
         with suppress(sqlite3.Error), closing(connect(self.path)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         try:  # only now: most of it is on the disk by itself
@@ -460,11 +460,19 @@ def migration(database: sqlite3.Connection) -> str | None:
 def check_space(folder: Path) -> None:
     """Stop before the disk is full: a small file can unpack to any size.
 
-    :raises CommandFailed: less than 5 % of the disk is free, and less than 256 MB.
+    :raises NoSpace: less than 5 % of the disk is free, and less than 256 MB.
     """
     usage = shutil.disk_usage(folder)
     if usage.free < min(FLOOR, usage.total // 20):
-        raise CommandFailed(f"The disk of {folder} is full", "Free some space, then try again")
+        raise NoSpace(f"The disk of {folder} is full", "Free some space, then try again")
+
+
+def tidy(path: Path) -> None:
+    """Remove what is no longer needed: the restore is done, so a failure is no failure."""
+    try:
+        remove_database(path)
+    except OSError as error:
+        log.warning("%s could not be removed: %s", path, error.strerror)
 
 
 def remove_database(path: Path) -> None:

@@ -17,14 +17,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from ..errors import CommandFailed, Damaged, NotFound, Refused, SettingsError
+from ..errors import CommandFailed, Damaged, NoSpace, NotFound, Refused, SettingsError
 from .files import create_private, make_private_folder, remove, sha256, sync, sync_folder
 
 log = logging.getLogger("repom")
@@ -251,9 +251,12 @@ class Store:
 
     def latest(self, identity: Identity) -> Backup:
         """:raises NotFound: there is no proven backup of this database."""
-        for backup in self.backups(identity):
-            if backup.counts:
-                return backup
+        proven = [b for b in self.backups(identity) if b.counts]
+        dated = [b for b in proven if not is_ahead(b)]
+        if dated and dated[0] != proven[0]:
+            log.warning("Left out, since it is dated in the future: %s", proven[0].name)
+        if proven:
+            return (dated or proven)[0]
         raise NotFound(
             f"There is no verified backup of {identity[1]} in {self.folder}",
             "Make one with: invoke db.backup",
@@ -288,10 +291,18 @@ class Store:
         """
         try:
             remove(backup.manifest)
-            remove(backup.path)
+            self._remove_data(backup)
             sync_folder(self.folder)
         except OSError as error:
             raise disk_error(error, self.folder) from None
+
+    def _remove_data(self, backup: Backup) -> None:
+        try:
+            remove(backup.path)
+        except OSError:
+            with suppress(OSError):
+                self._write_manifest(backup)  # it is still there, and still a backup
+            raise
 
     def sweep(self, database: str) -> None:
         """Remove what killed runs left of this database. Only while holding its lock."""
@@ -332,7 +343,8 @@ class Store:
             if session or not killed:
                 with suppress(OSError):
                     remove(self._note(database))
-            lock.release()
+            with suppress(OSError):
+                lock.release()
 
     def _acquired(self, database: str, wait: float) -> FileLock:
         try:
@@ -488,9 +500,11 @@ def plan_prune(
     own = [b for b in counted if like is None or b.is_like(like)]
     kept += [(b, "from another server or project folder") for b in counted if b not in own]
     kept += [(b, "pinned") for b in own if b.pinned]
+    kept += [(b, "dated in the future") for b in own if is_ahead(b) and not b.pinned]
+    dated = [b for b in own if not is_ahead(b)]
     least = max(1, keep or 1)
-    for rank, each in enumerate((b for b in own if not b.pinned), 1):
-        age = (own[0].created_at - each.created_at).total_seconds()
+    for rank, each in enumerate((b for b in dated if not b.pinned), 1):
+        age = (dated[0].created_at - each.created_at).total_seconds()
         if rank <= least:
             kept.append((each, f"among the newest {least}"))
         elif days is not None and age < days * 86400:
@@ -533,6 +547,11 @@ def prune(
     return Pruned(plan.kept, tuple(deleted))
 
 
+def is_ahead(backup: Backup) -> bool:
+    """Whether it is dated in the future, so that its time says nothing about its order."""
+    return backup.created_at > datetime.now(UTC) + timedelta(minutes=1)
+
+
 def _deleted(target: Store, backup: Backup) -> bool:
     try:
         target.delete(backup)
@@ -554,4 +573,5 @@ def disk_error(error: OSError, folder: Path) -> CommandFailed:
     }
     text = error.strerror or str(error)
     where = "Set REPOM_BACKUP_DIR to a folder that can be written to"
-    return CommandFailed(f"{folder}: {text}", hints.get(error.errno or 0, where))
+    kind = NoSpace if error.errno in hints else CommandFailed
+    return kind(f"{folder}: {text}", hints.get(error.errno or 0, where))

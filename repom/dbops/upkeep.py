@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CommandFailed, Damaged, Refused, Unreachable
+from ..errors import CommandFailed, Damaged, NoSpace, Refused, Unreachable
 from ..settings import Settings
 from . import store
 from .archive import Archive, recognise
@@ -73,6 +73,8 @@ def verify(
         if drill:
             rows = _drill(settings, source, archive)
             passed.append("drill")
+    except NoSpace:
+        raise  # which says nothing of the backup
     except (Damaged, CommandFailed) as error:
         if isinstance(error, Damaged) and source.counts and not settings.dry:
             Store(source.path.parent).update(replace(source, verified=()))

@@ -58,7 +58,7 @@ def kill_program(server: Server) -> None:
     for i in $(seq 2000); do
       for p in /proc/[0-9]*; do
         read c 2>/dev/null <$p/comm || continue
-        case $c in pg_dump|pg_restore) sleep 0.15; kill -9 ${p#/proc/}; exit;; esac
+        case $c in pg_dump|pg_restore) sleep 0.05; kill -9 ${p#/proc/}; exit;; esac
       done
       sleep 0.005
     done"""

@@ -116,6 +116,9 @@ def stalled(settings: Settings, project: Path) -> None:
 
 
 ATTEMPTS: dict[str, Attempt] = {
+    "a wrong setting": lambda _s, p: Settings.load(
+        environ={"POSTGRES_PASSWORD": PASSWORD, "REPOM_KEEP": "0"}, cwd=p
+    ),
     "no such database": lambda s, _p: dbops.backup(replace(s, database="nope")),
     "no such server": lambda s, _p: dbops.backup(replace(s, port=1)),
     "wrong password": lambda s, _p: dbops.backup(replace(s, password=f"{PASSWORD} ")),

@@ -14,7 +14,7 @@ from typing import Self
 import pytest
 
 from repom import dbops
-from repom.dbops import operations, upkeep
+from repom.dbops import operations, store, upkeep
 from repom.dbops.store import Backup
 from repom.errors import NotFound, RepomError
 from repom.settings import Settings
@@ -38,7 +38,8 @@ class Clock(datetime):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     Clock.shown = NOW
-    monkeypatch.setattr(operations, "datetime", Clock)
+    for each in (operations, store):
+        monkeypatch.setattr(each, "datetime", Clock)
     return Clock
 
 
@@ -83,7 +84,7 @@ def test_the_hour_that_comes_twice(
 def test_a_clock_that_jumps_back(
     clock: type[Clock], settings: Settings, back: timedelta, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The new backup is not the newest by name: it says so, and stays until it is."""
+    """The new backup is not the newest by name: it says so, counts as it, and stays."""
     ahead = dbops.backup(settings)
     clock.shown -= back
     made: list[Backup] = []
@@ -93,6 +94,9 @@ def test_a_clock_that_jumps_back(
         assert f"{ahead.name} is dated in the future" in caplog.text
         assert ahead.name in names(settings)
         assert made[-1].name in names(settings), "the backup just made is gone"
+        assert latest(settings) == made[-1].name
+    dbops.prune(settings, keep=1)
+    assert names(settings) == [ahead.name, made[-1].name]
     clock.shown += back
     made.append(dbops.backup(settings, keep=1))
     assert names(settings) == [made[-1].name]

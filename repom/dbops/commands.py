@@ -12,8 +12,9 @@ RESTRICT_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 ARCHIVE_FORMATS = {12: (1, 14), 13: (1, 14), 14: (1, 14), 15: (1, 14), 16: (1, 15)}
 #: Settings of sessions that load a scratch database, which nobody reads yet. That their
 #: commits do not wait for the disk costs no safety: the commit of the swap does, and what
-#: is written before it is on the disk before it.
-LOAD = "-c synchronous_commit=off -c maintenance_work_mem=256MB"
+#: is written before it is on the disk before it. More memory for indexes showed no gain,
+#: and a container may have little.
+LOAD = "-c synchronous_commit=off"
 LOCK_WAIT = 30_000  # milliseconds that a dump waits for somebody's lock
 
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
-from repom.dbops.runner import HostRunner, Stdin
+from repom.dbops.runner import HostRunner, Stdin, Watch
 from tests import requires
 
 
@@ -58,6 +58,7 @@ class FakeRunner(HostRunner):
         timeout: float | None = None,
         warn: bool = False,
         dry: bool | None = None,
+        watch: Watch | None = None,
     ) -> Result:
         said = None if stdin is None else b"".join(stdin)
         self.calls.append(Call(list(argv), dict(env or {}), said, dry))

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from invoke.exceptions import UnexpectedExit
 
+from repom.dbops import runner
 from repom.dbops.runner import (
     DockerRunner,
     HostRunner,
+    Stalled,
     client_environment,
     display,
     exec_argv,
@@ -549,3 +551,38 @@ def test_no_exception_shows_a_secret(tmp_path: Path) -> None:
 
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     assert CANARY not in f"{caught.value!r} {caught.value.result} {caught.value.result!r}"
+
+
+# -- watched --------------------------------------------------------------------------------
+
+SILENT = [sys.executable, "-c", "import time; time.sleep(1)"]
+
+
+def test_a_silent_program_is_ended_when_its_watch_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "STALL", 0.1)
+    begun = time.monotonic()
+    with pytest.raises(Stalled, match="ended: nobody answers"):
+        argv = [sys.executable, "-c", "import time; time.sleep(30)"]
+        HostRunner().run(argv, watch=lambda: "nobody answers")
+
+    assert 10 > time.monotonic() - begun
+
+
+def test_a_silent_program_goes_on_while_its_watch_has_no_objection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "STALL", 0.1)
+    asked = []
+
+    def watch() -> str:
+        asked.append(time.monotonic())
+        return ""
+
+    assert HostRunner().run(SILENT, watch=watch).ok
+    assert 2 < len(asked)
+
+
+def test_a_question_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "STALL", 0.1)
+
+    assert HostRunner().run(SILENT).ok

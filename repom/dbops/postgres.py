@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from ..errors import CommandFailed, Damaged, Refused, RepomError
 from . import queries, script
+from . import runner as running
 from .archive import Archive, major
 from .client import Client
 from .commands import (
@@ -33,7 +34,7 @@ from .commands import (
 )
 from .database import Facts, Kept, Survey
 from .failures import best_line
-from .runner import HostRunner, Stalled
+from .runner import HostRunner
 
 log = logging.getLogger("repom")
 
@@ -116,10 +117,9 @@ class Postgres:
     def dump(self, file: BinaryIO, format: str) -> None:
         zstd = self.client.server_major >= 16
         conninfo = self.client.conninfo(self.name)
+        how: dict[str, Any] = {"stdout": file, "watch": lambda: self._diagnosis(dumping=True)}
         try:
-            self.client.run(dump_argv(conninfo, format, zstd=zstd), stdout=file)
-        except Stalled as error:
-            raise CommandFailed(f"{error.message}; {self._diagnosis()}", "Try again") from None
+            self.client.run(dump_argv(conninfo, format, zstd=zstd), **how)
         except CommandFailed as error:
             if "lock timeout" in error.stderr or "LOCK TABLE" in error.stderr:
                 raise self._blocked() from None
@@ -127,15 +127,21 @@ class Postgres:
                 raise
             file.seek(0)
             file.truncate()
-            self.client.run(dump_argv(conninfo, format, zstd=False), stdout=file)
+            self.client.run(dump_argv(conninfo, format, zstd=False), **how)
 
-    def _diagnosis(self) -> str:
-        """Why nothing moves, as far as the server can be asked."""
+    def _diagnosis(self, *, dumping: bool = False) -> str:
+        """Why a program has been silent, as far as the server can be asked; nothing when
+        it may go on. A dump always has something to write."""
+        silent = f"no byte for {running.STALL:g} s, and "
         try:
-            holders = self.client.query(queries.LOCKERS, self.name, timeout=10).splitlines()
+            waiting = self.client.query(
+                queries.WAITING, self._maintenance, timeout=10, session=self.session
+            ).splitlines()
         except RepomError:
-            return f"the server on {self.where} does not answer"
-        return f"locks are held by {', '.join(holders)}" if holders else "no lock is in its way"
+            return f"{silent}the server on {self.where} does not answer"
+        if waiting:
+            return f"{silent}it waits for {', '.join(waiting)}"
+        return f"{silent}no lock is in its way" if dumping else ""
 
     def _blocked(self) -> Refused:
         holders = self.client.query(queries.LOCKERS, self.name).splitlines()
@@ -208,7 +214,7 @@ class Postgres:
         conninfo = self.client.conninfo(scratch)
         if archive.kind == "custom":
             argv = restore_argv(conninfo, jobs=self.jobs, owner=owner)
-            self.client.run_on_file(argv, archive.path, options=LOAD)
+            self.client.run_on_file(argv, archive.path, options=LOAD, watch=self._diagnosis)
         else:
             known = restricts(self.client.psql_version)
             blocks = script.for_psql(archive.blocks(), trusted=trusted, restricts=known)
@@ -221,7 +227,8 @@ class Postgres:
         argv = psql_argv(self.client.conninfo(database), {})
         known = restricts(self.client.psql_version)
         try:
-            said = self.client.run(argv, stdin=gated(blocks, nonce, known)).stdout
+            blocks = gated(blocks, nonce, known)
+            said = self.client.run(argv, stdin=blocks, watch=self._diagnosis).stdout
         except CommandFailed as error:
             if nonce not in error.stderr:
                 raise

@@ -182,6 +182,15 @@ LOCKERS = """SELECT DISTINCT format('process %s (%s, %s, %s)', a.pid, a.usename,
     AND a.datname = current_database();
 """
 
+#: Whom the sessions of this run wait for: those that hold a lock that one of them wants.
+WAITING = """SELECT DISTINCT format('process %s (%s, %s, %s)', b.pid, b.usename,
+    b.application_name, b.state)
+  FROM pg_stat_activity a, unnest(pg_blocking_pids(a.pid)) blocker
+  JOIN pg_stat_activity b ON b.pid = blocker
+  WHERE a.application_name = :'session'
+    AND b.application_name IS DISTINCT FROM :'session';
+"""
+
 #: What belongs to the old database and not to its contents. A statement that this user
 #: may not run is a warning, so psql goes on after an error.
 PROPERTIES = """\\set ON_ERROR_STOP off

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -57,10 +57,12 @@ SWEEP = (
 )
 
 Stdin = BinaryIO | Iterable[bytes] | None
+#: Asked when a program has been silent for `STALL` seconds: why it must end, or nothing.
+Watch = Callable[[], str]
 
 
 class Stalled(CommandFailed):
-    """A program moved no byte for `STALL` seconds, and was ended."""
+    """A program was silent for `STALL` seconds for no good reason, and was ended."""
 
 
 class _Process(Local):
@@ -69,9 +71,12 @@ class _Process(Local):
     read_chunk_size = 1 << 16
     input_sleep = 0.002  # seconds between two looks whether the program has ended
 
-    def __init__(self, context: Context, argv: Sequence[str], stdin: Stdin, stdout: Any):
+    def __init__(
+        self, context: Context, argv: Sequence[str], stdin: Stdin, stdout: Any, watch: Watch | None
+    ):
         super().__init__(context)
         self.argv, self.stdin_from, self.stdout_to = list(argv), stdin, stdout
+        self.watch = watch
         self.process: subprocess.Popen[bytes] | None = None  # type: ignore[assignment]
 
     def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
@@ -103,8 +108,8 @@ class _Process(Local):
             raise
 
     def wait(self) -> None:
-        """Wait for the end, or for a stall of a program that writes a file. One that reads
-        may be silent for long: an index, or a checkpoint, takes the time it takes."""
+        """Wait for the end, and for `STALL` seconds without a byte, of a program that
+        writes a file or is watched. Others, such as a question, are waited for."""
         seen: float = -1
         since = looked = time.monotonic()
         while not (self.process_is_finished or self.has_dead_threads):
@@ -115,15 +120,23 @@ class _Process(Local):
             if moved != seen:
                 seen, since = moved, now
             elif now - since > STALL:
-                self.stop()
-                raise Stalled(f"{Path(self.argv[0]).name} moved no byte for {STALL:g} s")
+                self._end_if_stalled()
+                since = looked = time.monotonic()
             time.sleep(self.input_sleep)
 
+    def _end_if_stalled(self) -> None:
+        """One that reads may be silent for long: an index takes the time it takes. Then
+        whoever watches it knows whether the server is at work."""
+        why = self.watch() if self.watch else f"it moved no byte for {STALL:g} s"
+        if why:
+            self.stop()
+            raise Stalled(f"{Path(self.argv[0]).name} was ended: {why}", "Try again")
+
     def _moved(self) -> float:
-        """How far it has come; the clock where there is nothing to measure."""
+        """How far it has come; the clock where nobody wants to know."""
         if self.stdout_to:
             return os.fstat(self.stdout_to.fileno()).st_size
-        return time.monotonic()
+        return 0 if self.watch else time.monotonic()
 
     def read_proc_output(self, reader: Any) -> Generator[str, None, None]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -240,6 +253,7 @@ class HostRunner:
         timeout: float | None = None,
         warn: bool = False,
         dry: bool | None = None,
+        watch: Watch | None = None,
     ) -> Result:
         """Run a program to its end.
 
@@ -251,12 +265,14 @@ class HostRunner:
         :param timeout: seconds until it is killed.
         :param warn: return a failure instead of raising it.
         :param dry: ``False`` for a question that a dry run must ask too.
+        :param watch: asked after each `STALL` seconds of silence.
         :raises UnexpectedExit: it exited with another status than 0.
+        :raises Stalled: it was silent, and `watch` said why it must end.
         :raises Unreachable: there is no such program.
         :raises CommandFailed: it ran longer than `timeout`.
         """
         command = [self.program(argv[0]), *argv[1:]]
-        return self._execute(command, env or {}, stdin, stdout, timeout, warn, dry)
+        return self._execute(command, env or {}, stdin, stdout, timeout, warn, dry, watch)
 
     def run_on_file(
         self,
@@ -265,9 +281,10 @@ class HostRunner:
         *,
         stdout: BinaryIO | None = None,
         env: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> Result:
         """Run a program with `path` as its last argument, readable where it runs."""
-        return self.run([*argv, str(path)], stdout=stdout, env=env)
+        return self.run([*argv, str(path)], stdout=stdout, env=env, watch=watch)
 
     def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         """Run a program on this terminal and return its exit status."""
@@ -288,8 +305,9 @@ class HostRunner:
         timeout: float | None,
         warn: bool,
         dry: bool | None,
+        watch: Watch | None,
     ) -> Result:
-        process = _Process(self.context, argv, stdin, stdout)
+        process = _Process(self.context, argv, stdin, stdout, watch)
         full = client_environment(os.environ, {"PGAPPNAME": self.session, **env})
         # An iterator, since Invoke takes an empty list for no input at all.
         blocks = iter(stdin) if is_pumped(stdin) else False  # type: ignore[arg-type]
@@ -347,6 +365,7 @@ class DockerRunner(HostRunner):
         timeout: float | None = None,
         warn: bool = False,
         dry: bool | None = None,
+        watch: Watch | None = None,
     ) -> Result:
         """As on the host, and with `stdout` a proof in band that all of it arrived:
         `docker exec` can lose the end of a stream and still exit 0."""
@@ -355,7 +374,7 @@ class DockerRunner(HostRunner):
             argv = ["sh", "-c", '"$@" && printf %s "$0"', end.decode(), *argv]
         env = {"PGAPPNAME": self.session, "PGHOST": "", **(env or {})}
         command = exec_argv(self.docker, self.container, argv, env, interactive=stdin is not None)
-        result = self._execute(command, env, stdin, stdout, timeout, warn, dry)
+        result = self._execute(command, env, stdin, stdout, timeout, warn, dry, watch)
         if stdout and result.ok and not self._dry(dry):
             _strip_end(stdout, end)
         return result
@@ -367,6 +386,7 @@ class DockerRunner(HostRunner):
         *,
         stdout: BinaryIO | None = None,
         env: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> Result:
         """Bring the file in, compare its size, run, and remove it, in one `docker exec`.
 
@@ -383,7 +403,7 @@ class DockerRunner(HostRunner):
         )
         wrapped = ["sh", "-c", script, str(path.stat().st_size), *argv]
         with path.open("rb") as file:
-            return self.run(wrapped, stdin=file, stdout=stdout, env=env)
+            return self.run(wrapped, stdin=file, stdout=stdout, env=env, watch=watch)
 
     def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         env = dict(env or {})

@@ -139,6 +139,32 @@ def test_a_backup_that_is_stopped_for_a_while_ends_well(
     assert invoke(project, "db.verify", env=postgres_host.environment()).status == 0
 
 
+def test_a_load_into_a_container_that_is_paused_is_ended(busy: tuple[Server, Path]) -> None:
+    server, project = busy
+    env, before = server.environment(), server.sql(COUNT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, "db.restore", "--latest", "--yes"],
+        cwd=project,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.sql(FOUND + "SELECT pid FROM found", "postgres")
+    subprocess.run(["docker", "pause", server.container], check=True, capture_output=True)
+    try:
+        _out, said = process.communicate(timeout=60)
+    finally:
+        subprocess.run(["docker", "unpause", server.container], check=True, capture_output=True)
+
+    assert process.returncode == 1, said
+    assert "does not answer" in said.splitlines()[-1]
+    assert server.sql(COUNT) == before
+    assert invoke(project, "db.restore", "--latest", "--yes", env=env).status == 0
+    assert server.sql(COUNT) == before
+    assert server.leftovers() == []
+
+
 def dumping(project: Path, process: subprocess.Popen[str]) -> int:
     """The group of pg_dump, once it has written something."""
     for _ in range(2000):

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, ClassVar
 
 from invoke import Config, Context
 from invoke.exceptions import CommandTimedOut, ThreadException
@@ -223,6 +223,8 @@ class HostRunner:
     """
 
     via = "host"
+    #: Variables of every program, besides this process's own.
+    environment: ClassVar[Mapping[str, str]] = {}
     #: Whether local connections are expected to need no password.
     trusted = False
 
@@ -271,8 +273,27 @@ class HostRunner:
         :raises Unreachable: there is no such program.
         :raises CommandFailed: it ran longer than `timeout`.
         """
-        command = [self.program(argv[0]), *argv[1:]]
-        return self._execute(command, env or {}, stdin, stdout, timeout, warn, dry, watch)
+        env = {"PGAPPNAME": self.session, **self.environment, **(env or {})}
+        end = self._end_of(stdout)
+        command = self._command(argv, env, end, interactive=stdin is not None)
+        options = {"timeout": timeout, "warn": warn, "dry": dry}
+        process = _Process(self.context, command, stdin, stdout, watch)
+        result = self._execute(process, env, **options)
+        if stdout and end and result.ok and not self._dry(dry):
+            _strip_end(stdout, end)
+        return result
+
+    def _end_of(self, stdout: BinaryIO | None) -> bytes:
+        """What must come last on `stdout`. Here it is the exit status that counts."""
+        return b""
+
+    def _command(
+        self, argv: Sequence[str], env: Mapping[str, str], end: bytes, *, interactive: bool
+    ) -> list[str]:
+        return [self.program(argv[0]), *argv[1:]]
+
+    def _dry(self, dry: bool | None) -> bool:
+        return bool(self.context.config.run.dry if dry is None else dry)
 
     def run_on_file(
         self,
@@ -296,36 +317,19 @@ class HostRunner:
         except FileNotFoundError:
             raise Unreachable(f"There is no program {argv[0]} that can be run") from None
 
-    def _execute(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        stdin: Stdin,
-        stdout: BinaryIO | None,
-        timeout: float | None,
-        warn: bool,
-        dry: bool | None,
-        watch: Watch | None,
-    ) -> Result:
-        process = _Process(self.context, argv, stdin, stdout, watch)
-        full = client_environment(os.environ, {"PGAPPNAME": self.session, **env})
+    def _execute(self, process: _Process, env: Mapping[str, str], **options: Any) -> Result:
+        argv, stdin = process.argv, process.stdin_from
+        full = client_environment(os.environ, env)
         # An iterator, since Invoke takes an empty list for no input at all.
         blocks = iter(stdin) if is_pumped(stdin) else False  # type: ignore[arg-type]
+        fixed = {"env": full, "replace_env": True, "in_stream": blocks}
         try:
-            return process.run(
-                display(argv),
-                env=full,
-                replace_env=True,
-                in_stream=blocks,
-                timeout=timeout,
-                warn=warn,
-                dry=dry,
-            )
+            return process.run(display(argv), **fixed, **options)
         except (FileNotFoundError, PermissionError) as error:
             error.__traceback__ = None  # its frames hold the environment as bytes
             raise Unreachable(f"There is no program {argv[0]} that can be run") from None
         except CommandTimedOut:
-            raise CommandFailed(f"{argv[0]} did not end within {timeout:g} s") from None
+            raise CommandFailed(f"{argv[0]} did not end within {options['timeout']:g} s") from None
         except ThreadException as error:
             raise _cause(error) from None
 
@@ -345,6 +349,7 @@ class DockerRunner(HostRunner):
     """
 
     via = "docker"
+    environment: ClassVar[Mapping[str, str]] = {"PGHOST": ""}
     trusted = True
 
     def __init__(self, docker: str, container: str, name: str, **options: bool) -> None:
@@ -355,29 +360,17 @@ class DockerRunner(HostRunner):
     def where(self) -> str:
         return f"container {self.name}"
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: Stdin = None,
-        stdout: BinaryIO | None = None,
-        env: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        warn: bool = False,
-        dry: bool | None = None,
-        watch: Watch | None = None,
-    ) -> Result:
-        """As on the host, and with `stdout` a proof in band that all of it arrived:
-        `docker exec` can lose the end of a stream and still exit 0."""
-        end = secrets.token_hex(16).encode() if stdout else b""
+    def _end_of(self, stdout: BinaryIO | None) -> bytes:
+        """A proof in band that all of it arrived: `docker exec` can lose the end of a
+        stream and still exit 0."""
+        return secrets.token_hex(16).encode() if stdout else b""
+
+    def _command(
+        self, argv: Sequence[str], env: Mapping[str, str], end: bytes, *, interactive: bool
+    ) -> list[str]:
         if end:
             argv = ["sh", "-c", '"$@" && printf %s "$0"', end.decode(), *argv]
-        env = {"PGAPPNAME": self.session, "PGHOST": "", **(env or {})}
-        command = exec_argv(self.docker, self.container, argv, env, interactive=stdin is not None)
-        result = self._execute(command, env, stdin, stdout, timeout, warn, dry, watch)
-        if stdout and result.ok and not self._dry(dry):
-            _strip_end(stdout, end)
-        return result
+        return exec_argv(self.docker, self.container, argv, env, interactive=interactive)
 
     def run_on_file(
         self,
@@ -410,9 +403,6 @@ class DockerRunner(HostRunner):
         command = exec_argv(self.docker, self.container, argv, env, interactive=True)
         terminal = ["-t"] if sys.stdin is not None and sys.stdin.isatty() else []
         return self._attached([*command[:2], *terminal, *command[2:]], env)
-
-    def _dry(self, dry: bool | None) -> bool:
-        return bool(self.context.config.run.dry if dry is None else dry)
 
 
 def exec_argv(

@@ -504,16 +504,18 @@ def plan_prune(
     dated = [b for b in own if not is_ahead(b)]
     least = max(1, keep or 1)
     for rank, each in enumerate((b for b in dated if not b.pinned), 1):
-        age = (dated[0].created_at - each.created_at).total_seconds()
         if rank <= least:
             kept.append((each, f"among the newest {least}"))
-        elif days is not None and age < days * 86400:
+        elif days is not None and dated[0].created_at - each.created_at < timedelta(days=days):
             kept.append((each, f"younger than {days} days"))
         else:
-            why = [f"not among the newest {keep}"] if keep else []
-            why += [f"older than {days} days"] if days is not None else []
-            gone.append((each, " and ".join(why)))
+            gone.append((each, _why_gone(keep, days)))
     return Pruned(tuple(kept), tuple(gone))
+
+
+def _why_gone(keep: int | None, days: int | None) -> str:
+    why = [f"not among the newest {keep}"] if keep else []
+    return " and ".join([*why, *([f"older than {days} days"] if days is not None else [])])
 
 
 def prune(

@@ -62,17 +62,9 @@ def verify(
     """
     settings = settings or Settings.load()
     source = find_backup(settings, str(backup) if backup else None)
-    passed = ["complete", "sha256"] if source.counts else []
-    rows: dict[str, int] = {}
     started = time.monotonic()
     try:
-        store.check(source)
-        archive = recognise(source.path)
-        if _read(settings, archive):
-            passed.append("archive")
-        if drill:
-            rows = _drill(settings, source, archive)
-            passed.append("drill")
+        passed, rows = _examined(settings, source, drill)
     except NoSpace:
         raise  # which says nothing of the backup
     except (Damaged, CommandFailed) as error:
@@ -81,6 +73,18 @@ def verify(
         return Verified(source.name, (), (str(error),))
     _record(settings, source, passed, rows, since(started))
     return Verified(source.name, tuple(passed), (), rows)
+
+
+def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str], dict[str, int]]:
+    """The checks that a backup passes, and the rows that a drill restored."""
+    passed = ["complete", "sha256"] if source.counts else []
+    store.check(source)
+    archive = recognise(source.path)
+    if _read(settings, archive):
+        passed.append("archive")
+    if not drill:
+        return passed, {}
+    return [*passed, "drill"], _drill(settings, source, archive)
 
 
 def _read(settings: Settings, archive: Archive) -> bool:

@@ -41,7 +41,7 @@ log = logging.getLogger("repom")
 IN_USE = "being accessed by other users"
 #: Seconds that a swap waits for the drop of what is no longer kept, and bytes of a database
 #: beyond which it does not: the drop goes on without anybody.
-TIDYING, SLOW_TO_DROP = 0.5, 100_000_000
+TIDYING, SLOW_TO_DROP = 0.25, 100_000_000
 LARGE = 10_000_000  # bytes of an archive above which statistics are made in parallel
 
 

@@ -97,7 +97,7 @@ class Measured:
 class Bench:
     def __init__(self, folder: Path, runs: int) -> None:
         self.folder, self.runs = folder, runs
-        self.results: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}  # of this run; others in the file stay
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("REPOM_", "PG"))}
         self.env["PYTHONPATH"] = str(ROOT)
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: with compiled files
@@ -134,7 +134,7 @@ class Bench:
             walls = [r.wall for r in runs]
             rows[each] = {**middle, "min": min(walls), "max": max(walls), "bytes": sizes.get(each)}
         refused = max(self.refused(commands["repom"], watch) for _ in "12") if watch else None
-        self.results[name] = {"rows": rows, "refused_s": refused}
+        self.results[name] = {"runs": self.runs, "rows": rows, "refused_s": refused}
         told = "  ".join(f"{k} {v['wall']:.2f}s" for k, v in rows.items())
         print(f"{name}: {told}", flush=True)
 
@@ -291,12 +291,13 @@ while True:
         database.execute("INSERT INTO tick VALUES (1)")
     except sqlite3.OperationalError:
         pass
-    time.sleep(0.01)
+    time.sleep(float(sys.argv[2]))
 """
 
 
 def sqlite(bench: Bench, gigabytes: float) -> None:
-    """A WAL database with a live writer: the shell's .backup and zstd -1 are the limit."""
+    """A WAL database with a live writer: the shell's .backup and zstd -1 are the limit. It
+    begins anew at every commit, so it needs a writer that leaves it the time."""
     folder = bench.folder
     path = folder / "e.sqlite3"
     with closing(sqlite3.connect(path)) as database, database:
@@ -307,8 +308,7 @@ def sqlite(bench: Bench, gigabytes: float) -> None:
         database.executemany("INSERT INTO e (a, b) VALUES (?, ?)", rows)
     (folder / "tasks.py").write_text("from repom.tasks import ns\n")
     (folder / ".env").write_text("DATABASE_URL=sqlite:///e.sqlite3\nREPOM_KEEP=2\n")
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
-    try:
+    with writing(path, every=15):
         backup = "rm -f copy copy.zst; sqlite3 e.sqlite3 '.timeout 9000' '.backup copy';"
         limit = shell(f"{backup} zstd -q -1 -T0 --rm copy")
         sizes = {
@@ -324,6 +324,16 @@ def sqlite(bench: Bench, gigabytes: float) -> None:
             "limit": shell(restore),
         }
         bench.compare("restore E", commands)
+    with writing(path, every=0.01):
+        bench.compare("backup E, 100 commits/s", {"repom": repom("db.backup")})
+
+
+@contextmanager
+def writing(path: Path, every: float) -> Iterator[None]:
+    """A process that commits to the database, every so many seconds."""
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(every)])
+    try:
+        yield
     finally:
         writer.kill()
         writer.wait()
@@ -386,7 +396,9 @@ def main() -> None:
     try:
         for part in given.only:
             PARTS[part](bench)
-            everything = {"about": about(), "runs": bench.runs, "results": bench.results}
+            before = json.loads(given.results.read_text()) if given.results.exists() else {}
+            results = {**before.get("results", {}), **bench.results}
+            everything = {"about": about(), "results": results}
             given.results.write_text(json.dumps(everything, indent=2) + "\n")
     finally:
         subprocess.run(["docker", "rm", "-fv", CONTAINER], capture_output=True)

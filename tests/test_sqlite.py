@@ -597,6 +597,31 @@ def test_memory_does_not_grow_with_the_database(tmp_path: Path, mode: str) -> No
     assert int(done.stdout) < 90_000  # kB; the database has 157,000
 
 
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+@pytest.mark.parametrize("rows", [1, 300, 5_000])
+def test_what_is_kept_is_on_the_disk_before_the_new_data_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, rows: int
+) -> None:
+    path = build(tmp_path / "shop.db", mode=mode, rows=rows)
+    backup = dump(path)
+    change(path, "DELETE FROM artist")
+    before, seen = content(path), list[str]()
+
+    def failing(kept: Path) -> None:
+        seen.append(kept.name)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sqlite, "sync_file", failing)
+    live = Sqlite(path, "shop.db")
+    with pytest.raises(OSError, match="Input/output error"):
+        live.swap(live.load(recognise(backup), None), keep=1)
+
+    assert 1 == len(seen)
+    assert "repom_undo" in seen[0]
+    assert before == content(path)
+    assert () == live.survey().kept
+
+
 def test_a_link_is_no_kept_database(tmp_path: Path) -> None:
     path = build(tmp_path / "shop.db")
     for number, target in enumerate(("theirs.db", "nowhere")):

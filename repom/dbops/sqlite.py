@@ -249,10 +249,6 @@ class Sqlite:
         tidy(scratch)
         with suppress(sqlite3.Error), closing(connect(self.path)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        try:  # only now: most of it is on the disk by itself
-            sync_file(kept)
-        except OSError as error:
-            log.warning("What was replaced may not survive a power cut: %s", error.strerror)
 
     def _copy_in(
         self, new: sqlite3.Connection, live: sqlite3.Connection, copy: Path, kept: Path
@@ -277,10 +273,13 @@ class Sqlite:
                         copy_raw(frames, Path(f"{copy}-wal"))
                     fold(copy)
                 copy.rename(kept)
+
+            def settle() -> None:  # as late as can be: most of it is on the disk by then
+                sync_file(kept)
                 sync_folder(kept.parent)
 
             try:
-                copy_pages(new, live, first=keep)
+                copy_pages(new, live, first=keep, last=settle)
             finally:
                 live.close()
 
@@ -322,31 +321,36 @@ def copy_database(live: sqlite3.Connection, target: Path) -> None:
 
 
 def copy_pages(
-    source: sqlite3.Connection, target: sqlite3.Connection, first: Callable[[], None] | None = None
+    source: sqlite3.Connection,
+    target: sqlite3.Connection,
+    first: Callable[[], None] = lambda: None,
+    last: Callable[[], None] = lambda: None,
 ) -> None:
     """Copy a whole database in steps, in one transaction of the target.
 
     :param first: called once, when the target is locked and none of it is overwritten.
+    :param last: called once, before the step that commits.
     :raises Refused: the lock could not be had within `PATIENCE` seconds.
     """
     deadline = time.monotonic() + PATIENCE
-    pending = first
-
-    def progress(status: int, _remaining: int, _total: int) -> None:
-        nonlocal pending
-        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            if time.monotonic() > deadline:
-                raise Refused("The SQLite file is locked by another program", WAIT)
-        elif pending:
-            call, pending = pending, None
-            call()
-
     page_size = source.execute("PRAGMA page_size").fetchone()[0]
     count = source.execute("PRAGMA page_count").fetchone()[0]
     # Not all of it in the first step: the last step also commits.
     pages = max(1, min(STEP // page_size, count - 1))
+    calls = [first, last]
+
+    def progress(status: int, remaining: int, _total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if time.monotonic() > deadline:
+                raise Refused("The SQLite file is locked by another program", WAIT)
+            return
+        if len(calls) == 2:
+            calls.pop(0)()
+        if calls and 0 < remaining <= pages:
+            calls.pop()()
+
     source.backup(target, pages=pages, progress=progress, sleep=0.05)
-    assert not pending, "the target was overwritten before it was kept"
+    assert count < 2 or not calls, "the target was overwritten before it was kept"
 
 
 def adapt_page_size(new: sqlite3.Connection, live: sqlite3.Connection) -> None:

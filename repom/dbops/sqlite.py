@@ -162,7 +162,7 @@ class Sqlite:
         now = max([datetime.now(UTC), *after]).strftime("%Y%m%dT%H%M%S%fZ")
         kept = self._beside("undo", f"{now}_{secrets.token_hex(4)}")
         if self.path.exists() and self._is_database():
-            self._replace(Path(scratch), kept)
+            self._replace(Path(scratch), kept if keep else None)
         else:
             self._rename_in(Path(scratch), kept)
         for old in self._kept()[keep:]:
@@ -229,7 +229,7 @@ class Sqlite:
         scratch.replace(self.path)
         sync_folder(self.path.parent)
 
-    def _replace(self, scratch: Path, kept: Path) -> None:
+    def _replace(self, scratch: Path, kept: Path | None) -> None:
         # A copy that is cut short must not pass for a kept database, so it has another
         # name until it is whole. After an interrupt a whole one stays, and after an error
         # that SQLite met behind its commit, such as when it shortens the file.
@@ -241,7 +241,7 @@ class Sqlite:
                     self._copy_in(new, live, copy, kept)
             except Exception:
                 with suppress(sqlite3.Error):
-                    if witness.execute(version).fetchone() == before:
+                    if kept and witness.execute(version).fetchone() == before:
                         remove_database(kept)
                 raise
             finally:
@@ -251,11 +251,14 @@ class Sqlite:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _copy_in(
-        self, new: sqlite3.Connection, live: sqlite3.Connection, copy: Path, kept: Path
+        self, new: sqlite3.Connection, live: sqlite3.Connection, copy: Path, kept: Path | None
     ) -> None:
         # The file may ask for a tiny cache, which would spill before the copy is made.
         live.execute(f"PRAGMA cache_size = -{CACHE >> 10}")
         adapt_page_size(new, live)
+        if not kept:
+            copy_pages(new, live)  # a crash rolls back all the same
+            return
         if new.execute("PRAGMA page_count").fetchone()[0] < 2:
             # Without a table it is copied, and committed, in one step: no moment to keep
             # the old one under the same lock.

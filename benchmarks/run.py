@@ -319,8 +319,10 @@ def sqlite(bench: Bench, gigabytes: float) -> None:
         restore = (
             "zstd -q -d -f copy.zst -o back; sqlite3 e.sqlite3 '.timeout 9000' '.restore back'"
         )
+        latest = repom("db.restore", "--latest", "--yes")
         commands = {
-            "repom": repom("db.restore", "--latest", "--yes"),
+            "repom": latest,
+            "repom, nothing kept": ["env", "REPOM_UNDO_KEEP=0", *latest],
             "limit": shell(restore),
         }
         bench.compare("restore E", commands)

@@ -202,6 +202,41 @@ def test_two_projects_with_one_folder_leave_each_others_backups_alone(
     assert 1 == len(dbops.prune(other, keep=1).deleted)
 
 
+def test_the_latest_is_not_another_projects(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = settings.project / "other"
+    elsewhere.mkdir()
+    other = replace(settings, project=elsewhere)
+    write(other, "CREATE TABLE t (n)")
+    mine = dbops.backup(settings)
+    theirs = dbops.backup(other)
+
+    assert mine.name == upkeep.find_backup(settings).name
+    assert f"Left out: {theirs.name} (made in {elsewhere})" in caplog.text
+    store.Store(settings.backup_dir).delete(mine)
+    assert theirs.name == upkeep.find_backup(settings).name
+    assert f"{theirs.name} was made in {elsewhere}" in caplog.text
+    assert [] == list(dbops.prune(settings, keep=1).deleted)
+    (elsewhere / "shop.db").unlink()
+    elsewhere.rmdir()  # it was moved here
+    assert theirs.name == upkeep.find_backup(settings).name
+
+
+def test_a_file_of_another_length_is_not_listed_as_verified(settings: Settings) -> None:
+    made = dbops.backup(settings)
+    made.path.write_bytes(made.path.read_bytes()[:-1])
+
+    assert [()] == [b.verified for b in dbops.list_backups(settings)]
+
+
+def test_what_backup_returns_can_be_verified_and_pinned(settings: Settings) -> None:
+    made = dbops.backup(settings)
+
+    assert not dbops.verify(made, settings).problems
+    assert dbops.pin(made, settings).pinned
+
+
 def test_a_backup_from_the_future_is_told_and_not_deleted(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -632,6 +667,7 @@ def test_while_another_is_at_work_nothing_is_done(
     settings: Settings, work: Callable[[Settings, Backup], object]
 ) -> None:
     made = dbops.backup(settings)
+    dbops.restore(made, settings)
     rename(settings, "second")
     before = files(settings.project)
 

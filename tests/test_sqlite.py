@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -327,17 +328,67 @@ def test_a_file_that_is_missing_is_made_with_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "junk", [b"", b"no database", b"SQLite format 3\x00 and then junk" * 99], ids=len
+    "junk", [b"no database", b"SQLite format 3\x00 and then junk" * 99], ids=len
 )
-def test_a_file_that_is_no_database_is_replaced_and_kept(tmp_path: Path, junk: bytes) -> None:
+def test_a_file_that_is_no_database_is_put_aside_and_pushes_nothing_out(
+    tmp_path: Path, junk: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     backup = dump(build(tmp_path / "from.db"))
-    path = tmp_path / "shop.db"
+    path = build(tmp_path / "shop.db")
+    good = load_and_swap(backup, path)
     path.write_bytes(junk)
+    live = Sqlite(path, "shop.db")
 
-    kept = load_and_swap(backup, path)
-
+    assert live.swap(live.load(recognise(backup), None), keep=1) is None
     assert content(tmp_path / "from.db") == content(path)
-    assert kept and junk == Path(kept).read_bytes()
+    assert [good] == [k.name for k in live.survey().kept]
+    [aside] = tmp_path.glob(".shop.db.repom_damaged_*")
+    assert junk == aside.read_bytes()
+    assert str(aside) in caplog.text
+
+
+def test_an_interrupted_restore_leaves_no_copy_to_undo(tmp_path: Path) -> None:
+    """It would be the newest, and the same as the live one: an undo of nothing."""
+    path = build(tmp_path / "shop.db", mode="wal", rows=20_000)
+    backup = dump(path)
+    change(path, "DELETE FROM artist WHERE id > 10000")
+    before, live = content(path), Sqlite(path, "shop.db")
+    scratch = live.load(recognise(backup), None)
+    copy_pages = sqlite.copy_pages
+
+    def interrupted(*given: Any, last: Any = None, **how: Any) -> None:
+        def late() -> None:
+            last()
+            raise KeyboardInterrupt
+
+        how["last"] = late
+        copy_pages(*given, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite, "copy_pages", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            live.swap(scratch, keep=1)
+    assert () == live.survey().kept
+    assert before == content(path)
+
+
+def test_the_journal_mode_that_counts_is_that_under_the_lock(tmp_path: Path) -> None:
+    path = build(tmp_path / "shop.db")
+    backup = dump(path)
+    live = Sqlite(path, "shop.db")
+    scratch = live.load(recognise(backup), None)
+    adapt = sqlite.adapt_page_size
+    with writer(path) as run:
+
+        def late(*given: Any) -> None:
+            adapt(*given)
+            assert "[('wal',)]" == run("PRAGMA journal_mode = wal")
+            run("INSERT INTO artist (name) VALUES ('only in the WAL')")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sqlite, "adapt_page_size", late)
+            kept = live.swap(scratch, keep=1)
+    assert any("only in the WAL" in line for line in content(Path(str(kept))))
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-journal", "-shm"])
@@ -617,7 +668,6 @@ def test_what_is_kept_is_on_the_disk_before_the_new_data_are(
         live.swap(live.load(recognise(backup), None), keep=1)
 
     assert 1 == len(seen)
-    assert "repom_undo" in seen[0]
     assert before == content(path)
     assert () == live.survey().kept
 

@@ -76,14 +76,26 @@ class Client:
                 f"Start the container with: invoke postgres.start. Or: {error.hint}",
             ) from None
 
-    def query(self, query: str, database: str, *, probe: bool = False, **variables: Any) -> str:
+    def query(self, query: str, database: str, **how: Any) -> str:
         """Run a script of SQL and psql commands; returns its rows, unaligned."""
-        return str(self.script(query, database, probe=probe, **variables).stdout)
+        return str(self.script(query, database, **how).stdout)
 
-    def script(self, query: str, database: str, *, probe: bool = False, **variables: Any) -> Result:
-        """:param probe: a question that a dry run must ask too."""
+    def script(
+        self,
+        query: str,
+        database: str,
+        *,
+        probe: bool = False,
+        timeout: float | None = None,
+        **variables: Any,
+    ) -> Result:
+        """:param probe: a question that a dry run must ask too.
+        :param timeout: seconds to wait for the answer.
+        :param variables: of psql.
+        """
         argv = psql_argv(self.conninfo(database), variables)
-        return self.run(argv, stdin=[query.encode()], dry=False if probe else None)
+        dry = False if probe else None
+        return self.run(argv, stdin=[query.encode()], dry=dry, timeout=timeout)
 
     def run(self, argv: list[str], *, options: str = "", **how: Any) -> Result:
         """Run a program; a password goes with it when the server turns out to want one.

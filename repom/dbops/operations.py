@@ -155,6 +155,8 @@ def _prune(target: Store, made: Backup, keep: int) -> None:
 
 def _earlier(target: Store, draft: Backup) -> list[Backup]:
     """Proven backups of the same database, newest first; tells what is odd about them."""
+    if draft.facts["tables"] == 0:
+        log.warning("%s has no table: is it the right database?", draft.database)
     named = [b for b in target.backups(draft.identity) if b.counts]
     if named and not named[0].is_like(draft):
         log.warning(
@@ -333,6 +335,7 @@ def plan_restore(
     """
     target = Store(settings.backup_dir)
     source = backup if isinstance(backup, Backup) else target.find(str(backup))
+    in_place = in_place and settings.backend != "sqlite"  # there it is no other way
     store.check(source)
     archive = recognise(source.path)
     _refuse_other_backend(archive, settings)
@@ -405,7 +408,7 @@ def carry_out(plan: Plan) -> Restored:
         database.sweep()
         replaced = _replace(plan)
     for old in plan.going if not settings.dry else ():
-        log.info("Gone, since only the last %d are kept: %s", settings.undo_keep, old.name)
+        log.info("No longer kept, since REPOM_UNDO_KEEP is %d: %s", settings.undo_keep, old.name)
     return Restored(database.name, plan.backup.name, replaced, since(started))
 
 
@@ -434,6 +437,20 @@ def _swapped(database: Database, scratch: str, keep: int) -> str | None:
         raise
 
 
+@dataclass(frozen=True)
+class Undo:
+    """An undo that could be carried out.
+
+    :param kept: what would be put back.
+    :param engine: address of the container engine, when the database is in a container.
+    """
+
+    settings: Settings
+    database: Database
+    kept: Kept
+    engine: str = ""
+
+
 def undo(settings: Settings | None = None, *, remote: bool = False) -> Restored:
     """Put back what the last restore replaced, and keep what it had put in its place.
 
@@ -441,19 +458,37 @@ def undo(settings: Settings | None = None, *, remote: bool = False) -> Restored:
     :raises NotFound: there is nothing to put back.
     :raises Refused: it is on another machine, and that was not meant.
     """
-    settings = settings or Settings.load()
-    started = time.monotonic()
+    return carry_out_undo(plan_undo(settings or Settings.load(), remote=remote))
+
+
+def plan_undo(settings: Settings, *, remote: bool = False) -> Undo:
+    """What an undo would put back, without touching anything; raises as `undo`."""
     database = open_database(settings, "psql")
-    _engine(settings, database, remote)
-    with locked(settings, database, "undo"), aborting(database):
-        kept = database.survey().kept
-        if not kept:
-            raise NotFound(f"No restore of {database.name} can be undone", "Nothing was replaced")
-        if settings.dry:
-            log.info("Would put %s back", kept[0].name)
-            return Restored(database.name, kept[0].name, None, 0.0)
-        replaced = database.swap(kept[0].name, keep=max(1, settings.undo_keep))
-    return Restored(database.name, kept[0].name, replaced, since(started))
+    engine = _engine(settings, database, remote)
+    return Undo(settings, database, _newest_kept(database), engine)
+
+
+def _newest_kept(database: Database) -> Kept:
+    kept = database.survey().kept
+    if not kept:
+        raise NotFound(f"No restore of {database.name} can be undone", "Nothing was replaced")
+    return kept[0]
+
+
+def carry_out_undo(plan: Undo) -> Restored:
+    """Undo as planned.
+
+    :raises Refused: another restore has come between.
+    """
+    started, database, kept = time.monotonic(), plan.database, plan.kept
+    with locked(plan.settings, database, "undo"), aborting(database):
+        if plan.settings.dry:
+            log.info("Would put %s back", kept.name)
+            return Restored(database.name, kept.name, None, 0.0)
+        if _newest_kept(database).name != kept.name:
+            raise Refused(f"{database.name} was restored meanwhile", "Look, and undo again")
+        replaced = database.swap(kept.name, keep=max(1, plan.settings.undo_keep))
+    return Restored(database.name, kept.name, replaced, since(started))
 
 
 def undoable(settings: Settings) -> tuple[Kept, ...]:

@@ -38,7 +38,7 @@ from .runner import HostRunner
 
 log = logging.getLogger("repom")
 
-IN_USE = "being accessed by other users"
+IN_USE = ("being accessed by other users", "due to lock timeout")
 #: Seconds that a swap waits for the drop of what is no longer kept, and bytes of a database
 #: beyond which it does not: the drop goes on without anybody.
 TIDYING, SLOW_TO_DROP = 0.25, 100_000_000
@@ -131,17 +131,18 @@ class Postgres:
 
     def _diagnosis(self, *, dumping: bool = False) -> str:
         """Why a program has been silent, as far as the server can be asked; nothing when
-        it may go on. A dump always has something to write."""
+        it may go on: while the server works for it, or a load is busy with its file."""
         silent = f"no byte for {running.STALL:g} s, and "
+        how: dict[str, Any] = {"timeout": 10, "probe": True, "session": self.session}
         try:
-            waiting = self.client.query(
-                queries.WAITING, self._maintenance, timeout=10, session=self.session
-            ).splitlines()
-        except RepomError:
-            return f"{silent}the server on {self.where} does not answer"
-        if waiting:
-            return f"{silent}it waits for {', '.join(waiting)}"
-        return f"{silent}no lock is in its way" if dumping else ""
+            found = json.loads(self.client.query(queries.WORKING, self._maintenance, **how))
+        except RepomError as error:
+            full = "too many clients" in str(error) or "connection slots" in str(error)
+            return "" if full else f"{silent}the server on {self.where} does not answer"
+        if found["blockers"]:
+            return f"{silent}it waits for {', '.join(found['blockers'])}"
+        idle = dumping and not found["working"]
+        return f"{silent}the server is not at work for it" if idle else ""
 
     def _blocked(self) -> Refused:
         holders = self.client.query(queries.LOCKERS, self.name).splitlines()
@@ -294,14 +295,15 @@ class Postgres:
         note = describe("undo", self.name, self.runner.session, self._after_kept())
         names = {"live": self.name, "kept": own_name("undo")}
         like = note.partition(' "created_at"')[0]
-        evictor = threading.Thread(target=self._evict, args=(names, like, keep), daemon=True)
+        evicted = {**names, "scratch": scratch, "described": like, "keep": str(keep)}
+        evictor = threading.Thread(target=self._evict, args=(evicted,), daemon=True)
         if self._found["exists"]:
             evictor.start()
         try:
             said = self._say(queries.SWAP, **names, scratch=scratch, description=note)
         except BaseException as error:
             self._stop(evictor)
-            if isinstance(error, CommandFailed) and IN_USE in error.stderr:
+            if isinstance(error, CommandFailed) and any(t in error.stderr for t in IN_USE):
                 raise Refused(
                     f"Sessions on {self.name} could not be ended", "Close them and restore again"
                 ) from None
@@ -320,9 +322,9 @@ class Postgres:
     def _say(self, query: str, **variables: Any) -> str:
         return self.client.query(query, self._maintenance, **variables)
 
-    def _evict(self, names: Mapping[str, str], like: str, keep: int) -> None:
+    def _evict(self, variables: Mapping[str, str]) -> None:
         with suppress(RepomError):
-            self._say(queries.EVICT, **names, described=like, keep=str(keep))
+            self._say(queries.EVICT, **variables)
 
     def _stop(self, evictor: threading.Thread) -> None:
         if evictor.is_alive():

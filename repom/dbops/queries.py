@@ -182,13 +182,21 @@ LOCKERS = """SELECT DISTINCT format('process %s (%s, %s, %s)', a.pid, a.usename,
     AND a.datname = current_database();
 """
 
-#: Whom the sessions of this run wait for: those that hold a lock that one of them wants.
-WAITING = """SELECT DISTINCT format('process %s (%s, %s, %s)', b.pid, b.usename,
-    b.application_name, b.state)
-  FROM pg_stat_activity a, unnest(pg_blocking_pids(a.pid)) blocker
-  JOIN pg_stat_activity b ON b.pid = blocker
-  WHERE a.application_name = :'session'
-    AND b.application_name IS DISTINCT FROM :'session';
+#: Whether the server works for the sessions of this run, and whom they wait for: those
+#: that have held a lock for 10 s that one of them wants. (Servers before 14 do not say for
+#: how long.) Autovacuum gives way by itself.
+WORKING = """SELECT json_build_object(
+  'working', EXISTS (SELECT FROM pg_stat_activity WHERE application_name = :'session'
+    AND pid <> pg_backend_pid() AND state = 'active'
+    AND wait_event_type IS DISTINCT FROM 'Client'),
+  'blockers', (SELECT json_agg(DISTINCT format('process %s (%s, %s, %s)', b.pid, b.usename,
+      b.application_name, b.state))
+    FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid AND NOT l.granted,
+      unnest(pg_blocking_pids(a.pid)) blocker JOIN pg_stat_activity b ON b.pid = blocker
+    WHERE a.application_name = :'session' AND b.application_name IS DISTINCT FROM :'session'
+      AND b.backend_type <> 'autovacuum worker'
+      AND coalesce((to_jsonb(l)->>'waitstart')::timestamptz, '-infinity')
+        < now() - interval '10 s'));
 """
 
 #: What belongs to the old database and not to its contents. A statement that this user
@@ -226,6 +234,7 @@ SELECT format('ALTER DATABASE %I IS_TEMPLATE true', :'scratch')
 #: Both renames in one transaction: the first one takes the lock that keeps new sessions
 #: out, and waits up to 5 s for the old ones to go; see `EVICT`.
 SWAP = """BEGIN;
+SET LOCAL lock_timeout = '10s';
 SELECT format('COMMENT ON DATABASE %I IS %L', :'scratch',
   (SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = :'live')) \\gexec
 SELECT format('ALTER DATABASE %I RENAME TO %I', :'live', :'kept')
@@ -238,15 +247,17 @@ SELECT count(*) FROM pg_database WHERE datname = :'kept';
 """
 
 #: The second session of a swap. A pool that reconnects must not win the race, so it goes
-#: on until the other session has committed, or has given up. After a commit it drops what
+#: on until the other session has committed and the scratch database has its new name, or
+#: has given up. After a commit it drops what
 #: is no longer kept: each drop makes the server write a checkpoint, which may take long.
 EVICT = """SELECT set_config('repom.live', :'live', false);
-SELECT set_config('repom.kept', :'kept', false);
+SELECT set_config('repom.scratch', :'scratch', false);
 DO $$
 DECLARE victim int;
 BEGIN
   FOR turn IN 1..300 LOOP
-    EXIT WHEN EXISTS (SELECT FROM pg_database WHERE datname = current_setting('repom.kept'));
+    EXIT WHEN NOT EXISTS
+      (SELECT FROM pg_database WHERE datname = current_setting('repom.scratch'));
     PERFORM pg_stat_clear_snapshot();
     FOR victim IN SELECT pid FROM pg_stat_activity
         WHERE datname = current_setting('repom.live') AND pid <> pg_backend_pid() LOOP
@@ -259,7 +270,8 @@ BEGIN
   END LOOP;
 END $$;
 \\set ON_ERROR_STOP off
-SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
+SELECT format('ALTER DATABASE %I IS_TEMPLATE false', datname),
+    format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
   WHERE datname ~ '^repom_undo_[0-9a-f]{8}$'
     AND starts_with(shobj_description(oid, 'pg_database'), :'described')
     AND EXISTS (SELECT FROM pg_database WHERE datname = :'kept')

@@ -36,6 +36,7 @@ FLOOR = 1 << 28  # bytes of free space
 PATIENCE = 5.0  # seconds that repom waits for one
 STEP = 1 << 19  # bytes copied between two looks; less than CACHE, so that nothing of a
 # restore reaches the file before the old data have been kept
+WAL = b"\2"  # the file format's write version, at byte 18, in that journal mode
 SIDE_FILES = ("-wal", "-shm", "-journal")
 WAIT = "Close the program that holds it, or try again"
 
@@ -72,9 +73,7 @@ class Sqlite:
         :raises Refused: somebody has locked it.
         """
         if not self.path.is_file():
-            raise NotFound(
-                f"There is no SQLite file {self.name}", "Set DATABASE_URL to the right one"
-            )
+            raise self._missing()
         if not self.path.stat().st_size:
             raise CommandFailed(f"{self.name} is empty: there is nothing to back up")
         with self._opened() as live:
@@ -84,6 +83,14 @@ class Sqlite:
                 tables=count_tables(live),
                 migration=migration(live),
             )
+
+    def _missing(self) -> NotFound:
+        hint = "Name the database in .env: DATABASE_URL, or the POSTGRES_ variables"
+        return NotFound(f"There is no SQLite file {self.name} in {self._base()}", hint)
+
+    def _base(self) -> str:
+        """The project folder, as far as `name` is relative to it."""
+        return str(self.path).removesuffix(self.name).rstrip("/\\") or "/"
 
     def survey(self) -> Survey:
         size = self.path.stat().st_size if self.path.is_file() else 0
@@ -161,7 +168,13 @@ class Sqlite:
         after = [k.created_at + timedelta(microseconds=1) for k in self._kept()]
         now = max([datetime.now(UTC), *after]).strftime("%Y%m%dT%H%M%S%fZ")
         kept = self._beside("undo", f"{now}_{secrets.token_hex(4)}")
-        if self.path.exists() and self._is_database():
+        if self.path.exists() and not self._is_database():
+            # What is no database must not push one out that is kept.
+            aside = self._beside("damaged", f"{now}_{secrets.token_hex(4)}")
+            self._rename_in(Path(scratch), aside)
+            log.warning("%s was no database; what it was is now %s", self.name, aside)
+            return None
+        if self.path.exists():
             self._replace(Path(scratch), kept if keep else None)
         else:
             self._rename_in(Path(scratch), kept)
@@ -192,6 +205,8 @@ class Sqlite:
 
     def shell(self) -> int:
         """sqlite3 on the terminal, or Python's own shell for it (3.12 and newer)."""
+        if not self.path.is_file():
+            raise self._missing()
         program = ["sqlite3"] if shutil.which("sqlite3") else [sys.executable, "-m", "sqlite3"]
         return HostRunner().interactive([*program, str(self.path)])
 
@@ -230,16 +245,18 @@ class Sqlite:
         sync_folder(self.path.parent)
 
     def _replace(self, scratch: Path, kept: Path | None) -> None:
-        # A copy that is cut short must not pass for a kept database, so it has another
-        # name until it is whole. After an interrupt a whole one stays, and after an error
-        # that SQLite met behind its commit, such as when it shortens the file.
+        # A copy has another name until it is whole and the new data are about to be
+        # committed. It goes when they were not; it stays after an error that SQLite met
+        # behind its commit, such as when it shortens the file.
         copy, version = self._scratch(), "PRAGMA data_version"
         with self._opened() as witness:
             before = witness.execute(version).fetchone()
             try:
                 with self._opened() as live, closing(connect(scratch)) as new:
+                    if "repom_scratch" in scratch.name:  # nobody needs it after a crash
+                        new.execute("PRAGMA synchronous = OFF")
                     self._copy_in(new, live, copy, kept)
-            except Exception:
+            except BaseException:
                 with suppress(sqlite3.Error):
                     if kept and witness.execute(version).fetchone() == before:
                         remove_database(kept)
@@ -255,6 +272,7 @@ class Sqlite:
     ) -> None:
         # The file may ask for a tiny cache, which would spill before the copy is made.
         live.execute(f"PRAGMA cache_size = -{CACHE >> 10}")
+        live.execute("PRAGMA synchronous = FULL")
         adapt_page_size(new, live)
         if not kept:
             copy_pages(new, live)  # a crash rolls back all the same
@@ -266,19 +284,19 @@ class Sqlite:
             copy.rename(kept)
             copy_pages(new, live)
             return
-        wal = live.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         with opened_raw(self.path) as raw:
 
             def keep() -> None:
                 copy_raw(raw, copy)
-                if wal:
+                raw.seek(18)  # the journal mode, asked under the lock
+                if raw.read(1) == WAL:
                     with Path(f"{self.path}-wal").open("rb") as frames:
                         copy_raw(frames, Path(f"{copy}-wal"))
                     fold(copy)
-                copy.rename(kept)
 
             def settle() -> None:  # as late as can be: most of it is on the disk by then
-                sync_file(kept)
+                sync_file(copy)
+                copy.rename(kept)
                 sync_folder(kept.parent)
 
             try:
@@ -358,7 +376,6 @@ def copy_pages(
 
 def adapt_page_size(new: sqlite3.Connection, live: sqlite3.Connection) -> None:
     """A live WAL database keeps its page size, so the new one takes it on."""
-    new.execute("PRAGMA synchronous = OFF")  # a scratch file: nobody needs it after a crash
     wanted = live.execute("PRAGMA page_size").fetchone()[0]
     new.execute("PRAGMA journal_mode = DELETE")
     if new.execute("PRAGMA page_size").fetchone()[0] != wanted:

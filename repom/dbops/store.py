@@ -57,6 +57,9 @@ SHOWN = (
     "duration_s",
 )
 
+#: Why prune leaves a backup of the same name.
+FROM_ELSEWHERE = "from another server or project folder"
+
 #: A database's backend, its name, and its server when that is another machine. Two
 #: backups are of the same database when these are the same.
 Identity = tuple[str, str, str | None]
@@ -106,6 +109,19 @@ class Backup:
     @property
     def manifest(self) -> Path:
         return manifest_of(self.path)
+
+    @property
+    def has_its_size(self) -> bool:
+        """Whether the file is as long as it was; the rest takes reading it."""
+        with suppress(OSError):
+            return self.path.stat().st_size == self.size
+        return False
+
+    def is_of_another(self, project: Path | None) -> bool:
+        """Whether another project made it, one whose folder is on this machine. A folder
+        that is not here was this one, before it moved, or is a colleague's of this name."""
+        made = self.facts.get("project")
+        return bool(project and made and made != str(project) and Path(made).is_dir())
 
     def is_like(self, other: Backup) -> bool:
         """Whether nothing known speaks against one server and one project folder: in a
@@ -249,14 +265,20 @@ class Store:
         wanted = [b for b in found if identity is None or b.identity == identity]
         return sorted(wanted, key=lambda b: (b.created_at, number_of(b.name)), reverse=True)
 
-    def latest(self, identity: Identity) -> Backup:
-        """:raises NotFound: there is no proven backup of this database."""
-        proven = [b for b in self.backups(identity) if b.counts]
-        dated = [b for b in proven if not is_ahead(b)]
-        if dated and dated[0] != proven[0]:
-            log.warning("Left out, since it is dated in the future: %s", proven[0].name)
-        if proven:
-            return (dated or proven)[0]
+    def latest(self, identity: Identity, project: Path | None = None) -> Backup:
+        """:param project: whose backups come before those of other projects.
+        :raises NotFound: there is no proven backup of this database.
+        """
+        every = self.backups(identity)
+        proven = [b for b in every if b.counts]
+        dated = [b for b in proven if not is_ahead(b)] or proven
+        chosen = next((b for b in dated if not b.is_of_another(project)), next(iter(dated), None))
+        if chosen:
+            for newer in every[: every.index(chosen)]:
+                log.warning("Left out: %s (%s)", newer.name, _why_left_out(newer))
+            if chosen.is_of_another(project):
+                log.warning("%s was made in %s", chosen.name, chosen.facts["project"])
+            return chosen
         raise NotFound(
             f"There is no verified backup of {identity[1]} in {self.folder}",
             "Make one with: invoke db.backup",
@@ -498,7 +520,7 @@ def plan_prune(
     gone: list[tuple[Backup, str]] = []
     counted = [b for b in backups if b.counts]
     own = [b for b in counted if like is None or b.is_like(like)]
-    kept += [(b, "from another server or project folder") for b in counted if b not in own]
+    kept += [(b, FROM_ELSEWHERE) for b in counted if b not in own]
     kept += [(b, "pinned") for b in own if b.pinned]
     kept += [(b, "dated in the future") for b in own if is_ahead(b) and not b.pinned]
     dated = [b for b in own if not is_ahead(b)]
@@ -547,6 +569,12 @@ def prune(
     going = [d for d in plan.deleted if like is None or d[0].name != like.name]
     deleted = [d for d in going if dry or _deleted(target, d[0])]
     return Pruned(plan.kept, tuple(deleted))
+
+
+def _why_left_out(backup: Backup) -> str:
+    if not backup.counts:
+        return "no good manifest vouches for it"
+    return "dated in the future" if is_ahead(backup) else f"made in {backup.facts['project']}"
 
 
 def is_ahead(backup: Backup) -> bool:

@@ -37,20 +37,28 @@ class Verified:
 def list_backups(settings: Settings | None = None) -> list[Backup]:
     """The backups in the store, of every database, newest first."""
     settings = settings or Settings.load()
-    return Store(settings.backup_dir).backups()
+    found = Store(settings.backup_dir).backups()
+    return [b if b.has_its_size else replace(b, verified=()) for b in found]
 
 
-def find_backup(settings: Settings, name: str | None = None) -> Backup:
+def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -> Backup:
     """A backup by name or path; without, the newest proven one of the database.
 
     :raises NotFound: there is none.
     """
+    if isinstance(backup, Backup):
+        return backup
     target = Store(settings.backup_dir)
-    return target.find(name) if name else target.latest(identity(settings))
+    return (
+        target.find(str(backup)) if backup else target.latest(identity(settings), settings.project)
+    )
 
 
 def verify(
-    backup: str | Path | None = None, settings: Settings | None = None, *, drill: bool = False
+    backup: str | Path | Backup | None = None,
+    settings: Settings | None = None,
+    *,
+    drill: bool = False,
 ) -> Verified:
     """Compare a backup with its manifest, read its archive to the end, and with `drill`
     restore it for real into a scratch database that is dropped again.
@@ -58,10 +66,10 @@ def verify(
     What it passed is recorded in the manifest, if there is one; a damaged one no longer
     counts for ``--latest`` and prune.
 
-    :param backup: a name or a path; without, the newest proven one.
+    :param backup: a name, a path or a `Backup`; without, the newest proven one.
     """
     settings = settings or Settings.load()
-    source = find_backup(settings, str(backup) if backup else None)
+    source = find_backup(settings, backup)
     started = time.monotonic()
     try:
         passed, rows = _examined(settings, source, drill)
@@ -151,27 +159,23 @@ def prune(
     target, which = Store(settings.backup_dir), identity(settings)
     with nullcontext() if settings.dry else target.lock(settings.database, "prune"):
         how: dict[str, Any] = {"days": days, "dry": settings.dry, "thorough": True}
-        like = _newest_own(target.backups(which), settings)
-        return store.prune(target, which, keep=settings.keep, like=like, **how)
+        proven = [b for b in target.backups(which) if b.counts]
+        own = [b for b in proven if not b.is_of_another(settings.project)]
+        if not own:
+            return Pruned(tuple((b, store.FROM_ELSEWHERE) for b in proven), ())
+        return store.prune(target, which, keep=settings.keep, like=own[0], **how)
 
 
-def _newest_own(backups: list[Backup], settings: Settings) -> Backup | None:
-    """The newest proven backup that this project folder made, else the newest of all:
-    what it is a backup of is what may be pruned."""
-    proven = [b for b in backups if b.counts]
-    own = [b for b in proven if b.facts.get("project") in (None, str(settings.project))]
-    return next(iter(own or proven), None)
-
-
-def pin(backup: str, settings: Settings | None = None, *, off: bool = False) -> Backup:
+def pin(
+    backup: str | Path | Backup, settings: Settings | None = None, *, off: bool = False
+) -> Backup:
     """Keep a backup whatever prune says, or no longer.
 
     :raises NotFound: there is no such backup.
     :raises Refused: it has no manifest.
     """
     settings = settings or Settings.load()
-    target = Store(settings.backup_dir)
-    source = target.find(backup)
+    source = find_backup(settings, backup)
     if not source.counts:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
     if settings.dry:

@@ -14,6 +14,7 @@ from .tables import age, counted, size, table
 
 # The library is imported by the tasks when they run: `invoke --list` need not pay for it.
 if TYPE_CHECKING:
+    from ..dbops.database import Database
     from ..dbops.operations import Plan, Restored
     from ..dbops.store import Backup
 
@@ -129,9 +130,10 @@ def _menu(backups: Sequence[Backup]) -> Backup | None:
 
 def _question(plan: Plan) -> str:
     """What will happen to what, before somebody says yes."""
-    engine = f" (engine {plan.engine})" if plan.engine else ""
-    where = f"{plan.database.name} on {plan.database.where}{engine}"
+    where = _where(plan.database, plan.engine)
     parts = [f"Restore {plan.backup.name} into {where}?"]
+    if plan.backup.facts.get("tables") == 0:
+        parts.append("The backup holds no table.")
     if plan.foreign:
         parts.append("The file has no manifest, so nothing says that it is whole.")
     if plan.survey.exists:
@@ -180,10 +182,18 @@ def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False
     from ..dbops import operations
 
     settings = Settings.load(c.config)
-    if not settings.dry and not confirm(f"Put back what {settings.database} held before?", yes):
+    plan = operations.plan_undo(settings, remote=remote)
+    kept, where = plan.kept, _where(plan.database, plan.engine)
+    was = f"{kept.name} ({size(kept.size)}), replaced {age(kept.created_at)}"
+    question = f"Put back {was}, into {where}? What it holds now is kept instead."
+    if not settings.dry and not confirm(question, yes):
         say("Nothing was changed")
         return
-    _tell("Put back", operations.undo(settings, remote=remote), settings, json)
+    _tell("Put back", operations.carry_out_undo(plan), settings, json)
+
+
+def _where(database: Database, engine: str) -> str:
+    return f"{database.name} on {database.where}{f' (engine {engine})' if engine else ''}"
 
 
 @command(name="list", help={"json": JSON})
@@ -255,12 +265,15 @@ def verify(c: Context, backup: str | None = None, drill: bool = False, json: boo
 def prune(c: Context, keep: str | None = None, days: str | None = None, json: bool = False) -> None:
     """Delete old backups of this database; with --dry, only say which."""
     from ..dbops import upkeep
+    from ..dbops.store import FROM_ELSEWHERE
 
     settings = Settings.load(c.config, keep=keep)
     done = upkeep.prune(settings, days=whole_number("--days", days))
     verb = "Would delete" if settings.dry else "Deleted"
     for gone, reason in done.deleted:
         say(f"{verb} {gone.name}: {reason}")
+    if strangers := [b for b, reason in done.kept if reason == FROM_ELSEWHERE]:
+        say(f"{counted(len(strangers), 'backup')} {FROM_ELSEWHERE} stay until you delete the files")
     if json:
         show({"kept": _reasons(done.kept), "deleted": _reasons(done.deleted)})
     else:

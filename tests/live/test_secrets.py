@@ -112,6 +112,7 @@ def without_programs(settings: Settings, project: Path) -> None:
 def stalled(settings: Settings, project: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("repom.dbops.runner.STALL", -1.0)
+        patch.setattr("repom.dbops.postgres.Postgres._diagnosis", lambda *_, **__: "it is stuck")
         dbops.backup(settings)
 
 

@@ -452,7 +452,16 @@ def test_a_locked_file_is_refused_and_stays_as_it_is(
     assert [] == [p.name for p in tmp_path.iterdir() if ".repom_" in p.name]
 
 
-def test_a_locked_file_cannot_be_dumped(tmp_path: Path) -> None:
+def test_a_lock_that_goes_is_waited_for(tmp_path: Path) -> None:
+    path = build(tmp_path / "shop.db")
+    with writer(path) as run:
+        run("BEGIN EXCLUSIVE")
+        threading.Timer(0.6, run, ["ROLLBACK"]).start()
+        assert recognise(dump(path)).kind == "sqlite"
+
+
+def test_a_locked_file_cannot_be_dumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.3)
     path = build(tmp_path / "shop.db")
     with writer(path) as run:
         run("BEGIN EXCLUSIVE")

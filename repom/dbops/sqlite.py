@@ -221,7 +221,7 @@ class Sqlite:
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """The live database. Read and write, also for reading: a WAL needs its index."""
         with explained(self.name), closing(connect(self.path)) as live:
-            live.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            wait_for_lock(live)
             yield live
 
     def _is_database(self) -> bool:
@@ -309,6 +309,18 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open an existing file, never make one."""
     uri = f"{path.as_uri()}?mode=rw"
     return sqlite3.connect(uri, uri=True, timeout=BUSY, isolation_level=None)
+
+
+def wait_for_lock(database: sqlite3.Connection) -> None:
+    """Read something; waits up to `PATIENCE` seconds, in which somebody may recover a WAL."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
 
 
 @contextmanager

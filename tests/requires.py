@@ -22,6 +22,14 @@ def need(there: object, what: str) -> None:
     pytest.skip(f"missing on this machine: {what}")
 
 
+def chinook(path: Path) -> Path:
+    """A file of the sample database, which lies beside the project on some machines only.
+    Other tests make data of their own, so without it even CI may go on."""
+    if not path.is_file():
+        pytest.skip("the Chinook database is not beside this checkout")
+    return path
+
+
 @lru_cache
 def succeeds(*argv: str) -> bool:
     if shutil.which(argv[0]) is None:

@@ -26,7 +26,7 @@ THREE_TABLES = "DROP TABLE artist, album, track CASCADE"
 def chinook() -> str:
     """Chinook's tables as a script for an existing database."""
     source = requires.CHINOOK / "Chinook_PostgreSql.sql"
-    requires.need(source.is_file(), "the Chinook database")
+    requires.chinook(source)
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     return "".join(x for x in lines if not re.match(r"(DROP|CREATE) DATABASE|\\c ", x))
 
@@ -204,7 +204,7 @@ while True:
 
 def test_the_sqlite_chinook_while_another_process_writes(project: Path) -> None:
     source = requires.CHINOOK / "Chinook_Sqlite.sqlite"
-    requires.need(source.is_file(), "the Chinook database")
+    requires.chinook(source)
     path = project / "chinook.sqlite3"
     shutil.copy(source, path)
     path.chmod(0o600)

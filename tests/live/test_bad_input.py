@@ -291,7 +291,7 @@ def test_a_file_that_cannot_be_restored(shop: Server, project: Path, name: str) 
 
 def test_chinooks_own_script_is_refused(shop: Server, project: Path) -> None:
     script = requires.CHINOOK / "Chinook_PostgreSql.sql"
-    requires.need(script.is_file(), "the Chinook database")
+    requires.chinook(script)
     args = ("db.restore", "--backup", str(script), "--yes")
     failed(invoke(project, *args, env=shop.environment()), 5, "database")
 

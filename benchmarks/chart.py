@@ -62,8 +62,9 @@ def table(results: dict[str, Any]) -> str:
             ratio = f"{row['wall'] / limit:.2f}" if limit else ""
             wall = f"{row['wall']:.2f} ({row['min']:.2f}–{row['max']:.2f})"
             memory = f"{row['memory'] / 1e6:.0f}"
+            shown = command.replace("|", "\\|")
             lines.append(
-                f"| {name} | {command} | {wall} | {row['cpu']:.2f} | {memory} | {size} | {ratio} |"
+                f"| {name} | {shown} | {wall} | {row['cpu']:.2f} | {memory} | {size} | {ratio} |"
             )
     return "\n".join(lines)
 

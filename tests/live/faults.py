@@ -156,7 +156,8 @@ def run(at: Scene, verb: str, goal: int, kill_after: float | None, signum: int) 
         out, err = process.communicate(timeout=120 if kill_after is None else kill_after)
     except subprocess.TimeoutExpired:
         process.send_signal(signum)
-        process.wait(60)
+        if process.wait(60) == 0:  # it had just ended by itself, and has something to say
+            return 0, process.communicate(timeout=60)[0].strip()
         # Its children may live on and hold the pipes, so these are not read to their end.
         for pipe in (process.stdout, process.stderr):
             if pipe:

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sqlite3
+import sqlite3.dump
 import stat
 import subprocess
 import sys

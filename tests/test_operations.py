@@ -186,13 +186,19 @@ def test_a_disk_that_is_full_says_nothing_of_the_backup(
     assert made.verified == dbops.list_backups(settings)[0].verified
 
 
-def test_two_projects_with_one_folder_leave_each_others_backups_alone(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def other(settings: Settings) -> Settings:
+    """Another project, with a database of the same name and the same folder of backups."""
     elsewhere = settings.project / "other"
     elsewhere.mkdir()
-    other = replace(settings, project=elsewhere)
-    write(other, "CREATE TABLE t (n)")
+    found = replace(settings, project=elsewhere)
+    write(found, "CREATE TABLE t (n)")
+    return found
+
+
+def test_two_projects_with_one_folder_leave_each_others_backups_alone(
+    settings: Settings, other: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     theirs = {dbops.backup(other).name for _ in range(2)}
     mine = [dbops.backup(settings, keep=1).name for _ in range(3)]
 
@@ -203,12 +209,9 @@ def test_two_projects_with_one_folder_leave_each_others_backups_alone(
 
 
 def test_the_latest_is_not_another_projects(
-    settings: Settings, caplog: pytest.LogCaptureFixture
+    settings: Settings, other: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    elsewhere = settings.project / "other"
-    elsewhere.mkdir()
-    other = replace(settings, project=elsewhere)
-    write(other, "CREATE TABLE t (n)")
+    elsewhere = other.project
     mine = dbops.backup(settings)
     theirs = dbops.backup(other)
 
@@ -228,6 +231,33 @@ def test_a_file_of_another_length_is_not_listed_as_verified(settings: Settings) 
     made.path.write_bytes(made.path.read_bytes()[:-1])
 
     assert [()] == [b.verified for b in dbops.list_backups(settings)]
+
+
+def test_what_is_only_put_aside_is_not_said_to_push_a_kept_one_out(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="repom")
+    made = dbops.backup(settings)
+    dbops.restore(made, settings)
+    settings.sqlite_path.write_bytes(b"junk" * 300)
+    dbops.restore(made, settings)
+
+    assert "No longer kept" not in caplog.text
+    assert 1 == len(undoable(settings))
+    dbops.restore(made, settings)
+    assert "No longer kept" in caplog.text
+
+
+def test_an_in_place_restore_of_sqlite_is_kept_for_an_undo_like_any_other(
+    settings: Settings,
+) -> None:
+    settings = replace(settings, undo_keep=2)
+    made = dbops.backup(settings)
+    for text in ("second", "third"):
+        rename(settings, text)
+        assert dbops.restore(made, settings, in_place=True).replaced
+
+    assert 2 == len(undoable(settings))
 
 
 def test_what_backup_returns_can_be_verified_and_pinned(settings: Settings) -> None:

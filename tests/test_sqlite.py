@@ -348,6 +348,28 @@ def test_a_file_that_is_no_database_is_put_aside_and_pushes_nothing_out(
     assert str(aside) in caplog.text
 
 
+@pytest.mark.parametrize("junk", [None, b"no database"])
+def test_a_scratch_file_that_cannot_be_synced_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, junk: bytes | None
+) -> None:
+    backup = dump(build(tmp_path / "from.db"))
+    path = tmp_path / "shop.db"
+    if junk:
+        path.write_bytes(junk)
+    live = Sqlite(path, "shop.db")
+    scratch = live.load(recognise(backup), None)
+
+    def failing(_path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sqlite, "sync_file", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        live.swap(scratch, keep=1)
+
+    assert junk == (path.read_bytes() if path.exists() else None)
+    assert not list(tmp_path.glob(".shop.db.repom_damaged_*"))
+
+
 def test_an_interrupted_restore_leaves_no_copy_to_undo(tmp_path: Path) -> None:
     """It would be the newest, and the same as the live one: an undo of nothing."""
     path = build(tmp_path / "shop.db", mode="wal", rows=20_000)

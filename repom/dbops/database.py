@@ -106,11 +106,6 @@ class Database(Protocol):
         :param replacing: the scratch database is to take the database's place.
         """
 
-    def load_in_place(
-        self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool = True
-    ) -> None:
-        """Replace the contents of the database itself, whole or not at all."""
-
     def rows(self, scratch: str) -> dict[str, int]:
         """Rows of each table of a scratch database."""
 

@@ -407,14 +407,16 @@ def carry_out(plan: Plan) -> Restored:
     with locked(settings, database, "restore", *others), aborting(database):
         database.sweep()
         replaced = _replace(plan)
-    for old in plan.going if not settings.dry else ():
+    # What was no database, and was only put aside, pushes nothing out.
+    gone = plan.going if not settings.dry and (replaced or not settings.undo_keep) else ()
+    for old in gone:
         log.info("No longer kept, since REPOM_UNDO_KEEP is %d: %s", settings.undo_keep, old.name)
     return Restored(database.name, plan.backup.name, replaced, since(started))
 
 
 def _replace(plan: Plan) -> str | None:
     database, facts = plan.database, proven_facts(plan.backup)
-    if plan.in_place:
+    if plan.in_place and isinstance(database, Postgres):
         database.load_in_place(plan.archive, facts, owner=plan.owner)
         return None
     scratch = database.load(plan.archive, facts, owner=plan.owner)

@@ -133,7 +133,7 @@ class Postgres:
         """Why a program has been silent, as far as the server can be asked; nothing when
         it may go on: while the server works for it, or a load is busy with its file."""
         silent = f"no byte for {running.STALL:g} s, and "
-        how: dict[str, Any] = {"timeout": 10, "probe": True, "session": self.session}
+        how: dict[str, Any] = {"timeout": 10, "session": self.session}
         try:
             found = json.loads(self.client.query(queries.WORKING, self._maintenance, **how))
         except RepomError as error:

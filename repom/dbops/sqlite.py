@@ -150,11 +150,6 @@ class Sqlite:
                 out.write(block)
         check(path, archive.path.name, "integrity_check")
 
-    def load_in_place(
-        self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool = True
-    ) -> None:
-        self.swap(self.load(archive, facts), keep=1)
-
     def rows(self, scratch: str) -> dict[str, int]:
         with closing(connect(Path(scratch))) as copy:
             names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -235,12 +230,11 @@ class Sqlite:
     def _rename_in(self, scratch: Path, kept: Path) -> None:
         """For a file that is missing or no database, which nobody can have open. Its side
         files go with it: a stale WAL would be played into the new file."""
-        mode = self.path.stat().st_mode & 0o777 if self.path.exists() else default_mode()
+        scratch.chmod(self.path.stat().st_mode & 0o777 if self.path.exists() else default_mode())
+        sync_file(scratch)  # before the name is free: a failure here changes nothing
         for suffix in ("", *SIDE_FILES):
             with suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").replace(f"{kept}{suffix}")
-        sync_file(scratch)
-        scratch.chmod(mode)
         scratch.replace(self.path)
         sync_folder(self.path.parent)
 

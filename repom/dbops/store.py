@@ -169,7 +169,7 @@ class Store:
         if label is not None and not LABEL.fullmatch(label):
             raise SettingsError(f"--label is {label!r}", "Allowed: 1 to 40 of A-Z a-z 0-9 . -")
         start = f"{encoded(database)}_{now.strftime(TIME)}"
-        number = 1 + max((number_of(b.name) for b in self._started(start)), default=0)
+        number = 1 + max(map(number_of, self._started(start)), default=0)
         while True:
             time = f"{start}-{number}" if number > 1 else start
             name = f"{time}{f'_{label}' if label else ''}.{EXTENSIONS[format]}"
@@ -178,10 +178,12 @@ class Store:
                 return name
             number += 1
 
-    def _started(self, start: str) -> list[Backup]:
-        """Backups of the same database and second. A number that prune has freed is not
+    def _started(self, start: str) -> list[str]:
+        """Names of the same database and second. A number that prune has freed is not
         given again while later ones are there, else the newest would not be the last."""
-        return [b for b in self.backups() if re.match(re.escape(start) + r"[-_.]", b.name)]
+        names = [p.name for p in self.folder.iterdir()] if self.folder.is_dir() else []
+        same = re.compile(re.escape(start) + r"[-_.]")
+        return [n for n in names if same.match(n) and NAME.fullmatch(n)]
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:

@@ -105,7 +105,7 @@ def cut(script: bytes, size: int) -> Iterator[bytes]:
 def through(
     script: bytes, size: int = 1 << 20, *, trusted: bool = False, restricts: bool = True
 ) -> bytes:
-    return b"".join(for_psql(cut(script, size), trusted=trusted, restricts=restricts))
+    return b"".join(for_psql(cut(script, size), restricts=restricts))
 
 
 def statements(script: bytes) -> list[bytes]:
@@ -193,7 +193,7 @@ def test_lines_of_absurd_length_are_passed_on_in_pieces() -> None:
             given += len(block)
             yield block
 
-    for piece in for_psql(blocks(), trusted=False, restricts=True):
+    for piece in for_psql(blocks(), restricts=True):
         kept += len(piece)
         assert given - kept < 3 * LONGEST
     assert len(line) == kept
@@ -250,7 +250,7 @@ def test_nothing_behind_the_refused_line_is_passed_on() -> None:
     passed = []
     with pytest.raises(Refused):
         for piece in for_psql(
-            cut(b"SELECT 1;\n\\c x\nSELECT 2;\n", 5), trusted=False, restricts=True
+            cut(b"SELECT 1;\n\\c x\nSELECT 2;\n", 5), restricts=True
         ):
             passed.append(piece)
 
@@ -354,4 +354,4 @@ def test_a_dump_whose_source_breaks_off_is_not_ended() -> None:
         raise Damaged("cut short")
 
     with pytest.raises(Damaged, match="cut short"):
-        list(for_psql(broken(), trusted=True, restricts=True))
+        list(for_psql(broken(), restricts=True))

@@ -8,7 +8,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +39,8 @@ class Archive:
     :param format: version of the custom format, as (1, 16); of other kinds nothing.
     :param server: version of the server it was dumped from, as far as the file tells.
     :param tool: version of the program that made it, as far as the file tells.
+    :param stamp: which file it was when it was recognised: device, inode, size and time of
+        the last change.
     """
 
     path: Path
@@ -47,10 +49,22 @@ class Archive:
     format: tuple[int, int] | None = None
     server: str | None = None
     tool: str | None = None
+    stamp: tuple[int, int, int, int] | None = None
 
     @property
     def backend(self) -> str:
         return "sqlite" if self.kind == "sqlite" else "postgresql"
+
+    def check_unchanged(self) -> None:
+        """What was checked must be what was loaded: called after the load, before the swap.
+
+        :raises Refused: the file is not the one that was recognised any more.
+        """
+        if self.stamp is not None and stamp_of(self.path) != self.stamp:
+            raise Refused(
+                f"{self.path.name} was changed while it was being restored",
+                "Nothing was replaced; run the restore again",
+            )
 
     def blocks(self) -> Iterator[bytes]:
         """The content without its compression, in blocks.
@@ -66,6 +80,15 @@ class Archive:
                 raise Damaged(f"{self.path.name} is cut short or altered", HINT) from None
 
 
+def stamp_of(path: Path) -> tuple[int, int, int, int] | None:
+    """Tells one state of a file from any later one; nothing when it is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 HINT = "Restore another backup: invoke db.list shows them"
 
 
@@ -78,6 +101,7 @@ def recognise(path: Path) -> Archive:
     """
     if not path.is_file():
         raise NotFound(f"There is no file {path}", "invoke db.list shows the backups")
+    stamp = stamp_of(path)
     with path.open("rb") as raw:
         start = raw.read(4)
         compression = "gzip" if start[:2] == GZIP else "zstd" if start == ZSTD else ""
@@ -88,7 +112,7 @@ def recognise(path: Path) -> Archive:
             raise Damaged(f"{path.name} is cut short or altered", HINT) from None
     if not head:
         raise Damaged(f"{path.name} is empty", HINT)
-    return _classified(path, compression, head)
+    return replace(_classified(path, compression, head), stamp=stamp)
 
 
 def _classified(path: Path, compression: str, head: bytes) -> Archive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, BinaryIO, Protocol
@@ -53,12 +54,16 @@ class Survey:
     :param exists: whether there is anything to replace.
     :param size: bytes of it.
     :param kept: what earlier restores replaced, newest first.
+    :param sessions: who else is connected, and would be disconnected; for people.
+    :param notes: what else replacing it would change; whole sentences, for people.
     """
 
     exists: bool
     size: int
     system_identifier: str | None = None
     kept: tuple[Kept, ...] = ()
+    sessions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Database(Protocol):
@@ -125,6 +130,14 @@ class Database(Protocol):
     @property
     def session(self) -> str:
         """What this run's sessions in the server are called; empty without a server."""
+
+    def exclusive(self, doing: str) -> AbstractContextManager[None]:
+        """Hold the lock that keeps others from replacing this database meanwhile, also
+        from another checkout with another store.
+
+        :param doing: the verb, for whoever finds it locked.
+        :raises Refused: at once, when another process holds it; says who.
+        """
 
     def abort(self, session: str | None = None) -> None:
         """End what this run, or the one of `session`, still has going on in the server."""

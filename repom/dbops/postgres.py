@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -159,7 +159,7 @@ class Postgres:
             self.survey()
             self.client.run_on_file(script_argv(owner=True, to="/dev/null"), archive.path)
         else:
-            for _piece in script.for_psql(archive.blocks(), trusted=True, restricts=True):
+            for _piece in script.for_psql(archive.blocks(), restricts=True):
                 pass
 
     # -- load ---------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class Postgres:
             comment=describe("scratch", self.name, self.runner.session),
         )
         try:
-            self._fill(scratch, archive, trusted=facts is not None, owner=owner)
+            self._fill(scratch, archive, owner=owner)
             self._finish(scratch, archive, facts)
         except BaseException:
             self.abort()
@@ -211,14 +211,14 @@ class Postgres:
                 f"Restore it into PostgreSQL {major(archive.tool)} or newer",
             )
 
-    def _fill(self, scratch: str, archive: Archive, *, trusted: bool, owner: bool) -> None:
+    def _fill(self, scratch: str, archive: Archive, *, owner: bool) -> None:
         conninfo = self.client.conninfo(scratch)
         if archive.kind == "custom":
             argv = restore_argv(conninfo, jobs=self.jobs, owner=owner)
             self.client.run_on_file(argv, archive.path, options=LOAD, watch=self._diagnosis)
         else:
             known = restricts(self.client.psql_version)
-            blocks = script.for_psql(archive.blocks(), trusted=trusted, restricts=known)
+            blocks = script.for_psql(archive.blocks(), restricts=known, owner=owner)
             self._run_gated(scratch, blocks)
 
     def _run_gated(self, database: str, blocks: Iterable[bytes]) -> None:
@@ -270,7 +270,7 @@ class Postgres:
         self._check_format(archive)
         with self._as_script(archive, owner) as text:
             known = restricts(self.client.psql_version)
-            blocks = script.for_psql(text.blocks(), trusted=facts is not None, restricts=known)
+            blocks = script.for_psql(text.blocks(), restricts=known, owner=owner)
             expected = (facts or {}).get("tables")
             end = queries.EXPECT.format(tables=-1 if expected is None else int(expected))
             self._run_gated(self.name, chain([queries.EMPTY.encode()], blocks, [end.encode()]))
@@ -347,6 +347,9 @@ class Postgres:
         session = session or self.runner.session
         with suppress(RepomError):
             self.client.query(queries.ABORT, self._maintenance, session=session)
+
+    def exclusive(self, doing: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @property
     def session(self) -> str:

@@ -30,10 +30,11 @@ _SETTING = re.compile(rb"^(?:SET .*|SELECT pg_catalog\.set_config.*);\n", re.M)
 _DROPPED = re.compile(rb"^(?:DROP|ALTER) ", re.M)
 
 
-def for_psql(blocks: Iterable[bytes], *, trusted: bool, restricts: bool) -> Iterator[bytes]:
-    """The script as it goes into psql, inside a transaction of ours.
+def for_psql(blocks: Iterable[bytes], *, restricts: bool, owner: bool = True) -> Iterator[bytes]:
+    """The script as it goes into psql; what is taken out leaves its line feeds, so that
+    psql's line numbers are the file's.
 
-    :param trusted: it is a dump of repom's own whose checksum was right: not scanned.
+    :param owner: keep statements about owners and grants.
     :param restricts: this psql knows ``\\restrict``.
     :raises Refused: it connects elsewhere, creates or drops databases, or is the output
         of pg_dumpall.
@@ -42,12 +43,11 @@ def for_psql(blocks: Iterable[bytes], *, trusted: bool, restricts: bool) -> Iter
     pieces = _pieces(blocks)
     head, key, dumped = _header(pieces)
     ours = re.compile(rb"^\\unrestrict " + re.escape(key) + rb"$", re.M) if key else None
-    guard = None if trusted else Guard(restricts)
+    guard = Guard(restricts)
     tail = b""
     for piece in chain([head], pieces):
         piece = ours.sub(b"", piece) if ours else piece
-        if guard:
-            guard.check(piece)
+        guard.check(piece)
         tail = (tail + piece)[-TAIL:]
         yield piece
     if dumped and _TRAILER not in tail:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -194,6 +194,9 @@ class Sqlite:
             pid = re.fullmatch(r".*\.repom_scratch_[0-9a-f]{8}\.(\d+)", path.name)
             if pid and not is_running(int(pid[1])):
                 remove_database(path)
+
+    def exclusive(self, doing: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def abort(self, session: str | None = None) -> None:
         """Nothing runs elsewhere."""

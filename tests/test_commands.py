@@ -18,9 +18,8 @@ from repom.dbops.commands import (
     restore_argv,
     restricts,
     script_argv,
-    vacuum_argv,
 )
-from repom.dbops.postgres import Postgres, gated
+from repom.dbops.postgres import Postgres, gate, gated_argv
 from repom.dbops.runner import HostRunner
 from repom.errors import CommandFailed, Refused
 from tests import requires
@@ -57,7 +56,7 @@ CONNINFO = {
     "host, port and options": (
         FULL,
         False,
-        "dbname='shop' user='ann' host='db' port='5433' sslmode='require' options='-c a=b'",
+        "dbname='shop' user='ann' host='db' port='5433' sslmode='require'",
     ),
     "a socket": (
         Login("shop", "ann", host="/var/run/postgresql"),
@@ -158,19 +157,20 @@ ARGV: dict[str, tuple[Sequence[str], Sequence[str]]] = {
             *("-v", "live=a b'c\"=x", "-v", "kept=y", "-d", INFO, "-f", "-"),
         ],
     ),
-    "vacuumdb": (
-        vacuum_argv(INFO, jobs=4, major=17),
+    "psql with commands before the script": (
+        psql_argv(INFO, {}, ["BEGIN", "SELECT 1"]),
         [
-            *("vacuumdb", "--no-password", "--analyze-only", "--quiet", "--jobs=4"),
-            *("--dbname", INFO),
+            *("psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1"),
+            *("-d", INFO, "-c", "BEGIN", "-c", "SELECT 1", "-f", "-"),
         ],
     ),
-    "vacuumdb that can tell": (
-        vacuum_argv(INFO, jobs=4, major=18),
-        [
-            *("vacuumdb", "--no-password", "--analyze-only", "--quiet", "--jobs=4"),
-            *("--missing-stats-only", "--dbname", INFO),
-        ],
+    "dump, with statistics": (
+        dump_argv(INFO, "custom", zstd=True, statistics=True),
+        [*CUSTOM, "--compress=zstd:1", "--statistics", "--dbname", INFO],
+    ),
+    "dump, plain, for any server": (
+        dump_argv(INFO, "plain", zstd=True, statistics=True),
+        [*PLAIN, "--compress=1", "--dbname", INFO],
     ),
     "an archive as SQL": (script_argv(owner=True), ["pg_restore", "--file=-"]),
     "an archive as SQL without owners": (
@@ -266,7 +266,8 @@ def test_names_reach_a_query_as_variables_of_psql() -> None:
     Client(runner, HERE).query("SELECT :'live'", "postgres", live="x'; DROP TABLE y; --")
 
     (call,) = runner.calls
-    assert b"SELECT :'live'" == call.stdin
+    assert call.stdin
+    assert call.stdin.endswith(b"SELECT :'live'")
     assert "live=x'; DROP TABLE y; --" in call.argv
 
 
@@ -277,11 +278,28 @@ def test_what_a_role_or_a_database_is_set_to_does_not_end_a_dump() -> None:
         assert setting in options
 
 
+def test_what_a_url_sets_is_set_beside_it_and_not_instead() -> None:
+    options = Client(FakeRunner(), FULL).environment()["PGOPTIONS"]
+
+    assert options.startswith("-c a=b ")
+    assert "statement_timeout=0" in options
+
+
+def test_a_pooler_that_refuses_options_is_asked_without() -> None:
+    said = 'FATAL:  unsupported startup parameter in options: "statement_timeout"'
+    runner = FakeRunner({"pg_dump": [Answer(stderr=said, exited=1), Answer("PGDMP")]})
+    Client(runner, HERE).run(["pg_dump"])
+
+    assert [True, False] == ["PGOPTIONS" in call.env for call in runner.calls]
+
+
 # -- a dump and a script ------------------------------------------------------------------
 
 
-def dumped(path: Path, answers: Sequence[Answer], major: int = 17) -> FakeRunner:
-    runner = FakeRunner({"pg_dump": answers, "psql": [Answer("a session")]}, via="docker")
+def dumped(
+    path: Path, answers: Sequence[Answer], major: int = 17, holders: str = "a session"
+) -> FakeRunner:
+    runner = FakeRunner({"pg_dump": answers, "psql": [Answer(holders)]}, via="docker")
     database = Postgres(runner, HERE)
     database.client.server_major = major
     with path.open("w+b") as file:
@@ -323,18 +341,23 @@ def test_a_locked_table_is_refused_and_says_who_holds_it(tmp_path: Path) -> None
         dumped(tmp_path / "x", [Answer("half", said, 1)])
 
 
-def test_a_script_is_one_transaction_with_an_answer_behind_it() -> None:
-    script = b"".join(gated([b"SELECT 1;\n", b"SELECT 2;"], "n0nce", known=False))
+def test_a_table_that_this_user_may_not_read_is_not_said_to_be_locked(tmp_path: Path) -> None:
+    said = (
+        "pg_dump: error: query failed: ERROR:  permission denied for table a\n"
+        "pg_dump: detail: Query was: LOCK TABLE public.a IN ACCESS SHARE MODE"
+    )
 
-    assert b"BEGIN;\nSELECT 1;\nSELECT 2;\nCOMMIT;\nSELECT 'n0nce';\n" == script
+    with pytest.raises(CommandFailed, match="permission denied for table a"):
+        dumped(tmp_path / "x", [Answer("half", said, 1)], holders="")
+
+
+def test_a_script_has_an_answer_behind_it() -> None:
+    assert b"\nCOMMIT;\nSELECT 'n0nce';\n" == gate("", "COMMIT;\n", "n0nce")
 
 
 def test_a_script_is_under_restrict_where_psql_has_it() -> None:
-    lines = b"".join(gated([b"SELECT 1;\n"], "n0nce", known=True)).splitlines()
-    key = lines[1].removeprefix(b"\\restrict ")
-
-    assert 32 == len(key)
-    assert [b"BEGIN;", b"\\restrict " + key, b"SELECT 1;", b"\\unrestrict " + key] == [
-        line for line in lines[:-2] if line
+    assert ["-c", "BEGIN", "-c", "\\restrict k3y", "-f", "-"] == gated_argv(INFO, ["BEGIN"], "k3y")[
+        -6:
     ]
-    assert [b"COMMIT;", b"SELECT 'n0nce';"] == lines[-2:]
+    assert ["-c", "BEGIN", "-f", "-"] == gated_argv(INFO, ["BEGIN"], "")[-4:]
+    assert b"\n\\unrestrict k3y\nSELECT 'n0nce';\n" == gate("k3y", "", "n0nce")

@@ -26,8 +26,11 @@ LAYERS = {
     "dbops.programs": PURE | {"runner"},
     "dbops.container": PURE | {"runner"},
     "dbops.store": PURE | {"files"},
-    "dbops.client": PURE | {"commands", "failures", "programs", "runner"},
-    "dbops.postgres": TOOLS | {"client", "failures", "script"},
+    "dbops.owned": set(),
+    "dbops.session": PURE,
+    "dbops.toc": PURE,
+    "dbops.client": PURE | {"commands", "failures", "programs", "queries", "runner", "session"},
+    "dbops.postgres": TOOLS | {"client", "failures", "owned", "script", "session", "toc"},
     "dbops.sqlite": TOOLS,
     "dbops.operations": TOOLS | {"settings", "container", "postgres", "sqlite", "store"},
     "dbops.upkeep": TOOLS | {"settings", "operations", "store"},
@@ -98,7 +101,7 @@ SENTENCES = {
     ),
     "only the runner starts processes": (
         {"subprocess", "os.system", "os.popen", "os.fork", "os.execvp", "os.spawnv"},
-        {"dbops.runner"},
+        {"dbops.runner", "dbops.session"},  # the latter talks to one that was started
     ),
     "only settings read configuration; the runner passes the environment on": (
         {"os.environ", "os.getenv"},

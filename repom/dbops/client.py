@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from invoke.exceptions import UnexpectedExit
 
 from ..errors import Hidden, Unreachable
-from . import programs
+from . import programs, queries
 from .commands import Login, psql_argv
 from .failures import place, translated
 from .runner import SESSION, HostRunner, Result
+from .session import Session
+
+ANSWER = 60.0  # seconds that a question may take in all; the server gives up before
 
 
 class Client:
@@ -28,6 +33,7 @@ class Client:
         self.psql_version = 0  # as in VERSION_NUM: 170006
         self.server_major = 0
         self._with_password = not runner.trusted
+        self._with_options = True
 
     @property
     def in_container(self) -> bool:
@@ -47,21 +53,25 @@ class Client:
     def first(self, query: str, database: str, **variables: Any) -> dict[str, Any]:
         """Ask the first question; a dry run asks it too.
 
-        :param query: answers psql's version, a JSON object with ``server_version_num``,
-            the system identifier where this user may know it, each in a line, and what
-            `df` says of the disk of the data where that can be asked.
+        :param query: see `repom.dbops.queries.IDENTIFY`.
+        :returns: what it answers, with ``free``, bytes of the disk of the data, and
+            ``migration`` where there is one.
         """
         if not self.in_container:
             self._find_programs()
-        lines = self.query(query, database, probe=True, **variables).splitlines()
-        answer: dict[str, Any] = json.loads(lines[1])
-        answer["system_identifier"] = (lines[2] if len(lines) > 2 else "") or None
-        answer["free"] = free_bytes(lines[-1])
-        self.psql_version = int(lines[0])
-        self.server_major = answer["server_version_num"] // 10_000
+        answer = answers(self.query(query, database, probe=True, **variables).split("\n"))
+        self.psql_version = int(answer["psql"])
+        self.server_major = int(answer["server_version_num"]) // 10_000
         if not self.in_container:
-            self.runner.bin = programs.fitting(self.server_major)
+            self._choose_programs()
         return answer
+
+    def _choose_programs(self) -> None:
+        asked = self.runner.bin
+        self.runner.bin = programs.fitting(self.server_major)
+        if self.runner.bin != asked:
+            said = self.runner.run(["psql", "--version"], dry=False, timeout=20).stdout
+            self.psql_version = version_num(said)
 
     def _find_programs(self) -> None:
         if self.runner.bin:
@@ -80,36 +90,56 @@ class Client:
         """Run a script of SQL and psql commands; returns its rows, unaligned."""
         return str(self.script(query, database, **how).stdout)
 
+    def change(self, query: str, database: str, **how: Any) -> str:
+        """Run a script that creates, drops or analyzes, which takes the time it takes."""
+        return str(self.script(query, database, changes=True, **how).stdout)
+
     def script(
         self,
         query: str,
         database: str,
         *,
+        changes: bool = False,
         probe: bool = False,
         timeout: float | None = None,
         **variables: Any,
     ) -> Result:
-        """:param probe: a question that a dry run must ask too.
+        """:param changes: it is no mere question, so nothing bounds its time.
+        :param probe: a question that a dry run must ask too.
         :param timeout: seconds to wait for the answer.
         :param variables: of psql.
         """
         argv = psql_argv(self.conninfo(database), variables)
-        dry = False if probe else None
-        return self.run(argv, stdin=[query.encode()], dry=dry, timeout=timeout)
+        text = queries.opening(changes=changes) + query
+        how: dict[str, Any] = {"dry": False if probe else None}
+        how["timeout"] = timeout if changes else timeout or ANSWER
+        return self.run(argv, stdin=[text.encode()], options=None, **how)
 
-    def run(self, argv: list[str], *, options: str = "", **how: Any) -> Result:
+    @contextmanager
+    def session(self, database: str) -> Iterator[Session]:
+        """A psql that stays open, with the settings of a script that changes something."""
+        argv = psql_argv(self.conninfo(database), {})
+        session = Session(self.runner.open(argv, self.environment(None)))
+        try:
+            with translated(self.login, self.runner):
+                session.ask(queries.opening(changes=True), timeout=ANSWER)
+            yield session
+        finally:
+            session.close()
+
+    def run(self, argv: list[str], *, options: str | None = "", **how: Any) -> Result:
         """Run a program; a password goes with it when the server turns out to want one.
 
-        :param options: settings of its sessions, as in PGOPTIONS.
+        :param options: settings of its sessions beside the usual ones, as in PGOPTIONS;
+            ``None`` for a script of ours, which begins with them.
         :raises RepomError: see `repom.dbops.failures`.
         """
         with translated(self.login, self.runner):
             try:
                 return self.runner.run(argv, env=self.environment(options), **how)
             except UnexpectedExit as error:
-                if not self._wants_password(error.result):
+                if not self._learns(error.result):
                     raise
-                self._with_password = True
                 return self.runner.run(argv, env=self.environment(options), **how)
 
     def run_on_file(self, argv: list[str], path: Path, *, options: str = "", **how: Any) -> Result:
@@ -123,16 +153,52 @@ class Client:
         argv = ["psql", "-d", self.conninfo(self.login.database)]
         return self.runner.interactive(argv, {"PGPASSWORD": self.login.password or ""})
 
-    def _wants_password(self, failed: Result) -> bool:
-        wanted = "no password supplied" in failed.stderr
-        return bool(wanted and self.login.password and not self._with_password)
+    def _learns(self, failed: Result) -> bool:
+        """Whether another way of connecting is worth a try: nothing was done so far."""
+        if "no password supplied" in failed.stderr and not self._with_password:
+            self._with_password = bool(self.login.password)
+            return self._with_password
+        if "unsupported startup parameter" in failed.stderr and self._with_options:
+            self._with_options = False  # a pooler; what it lacks is only more robust
+            return True
+        return False
 
-    def environment(self, options: str = "") -> dict[str, str]:
+    def environment(self, options: str | None = "") -> dict[str, str]:
         """Variables for libpq. The password is among them on the host, and in a container
         only when its local connections do not trust."""
-        password = self.login.password if self._with_password else None
-        settings = {"PGOPTIONS": f"{SESSION} {options}".strip(), "PGCONNECT_TIMEOUT": "15"}
-        return {**settings, **({"PGPASSWORD": Hidden(password)} if password else {})}
+        env = {"PGCONNECT_TIMEOUT": "15"}
+        own = "" if options is None or not self._with_options else f"{SESSION} {options}"
+        if given := f"{'' if self.in_container else self.login.session_options} {own}".strip():
+            env["PGOPTIONS"] = given
+        if self._with_password and self.login.password:
+            env["PGPASSWORD"] = Hidden(self.login.password)
+        return env
+
+
+def answers(lines: Iterable[str]) -> dict[str, Any]:
+    """What a first question answers: JSON objects of facts, psql's version, what `df` says
+    and the values of Alembic's table."""
+    found: dict[str, Any] = {"free": None}
+    values: list[str] | None = None
+    for line in lines:
+        if values is not None:
+            values += [line] if line else []
+        elif line.startswith("{"):
+            found |= json.loads(line)
+        elif line == "migration":
+            values = []
+        elif line.isdigit():
+            found.setdefault("psql", line)
+        else:
+            free = free_bytes(line)
+            found["free"] = found["free"] if free is None else free
+    return {**found, "migration": ",".join(values or ())[:200] or None}
+
+
+def version_num(said: str) -> int:
+    """psql's version as in its VERSION_NUM, from ``psql (PostgreSQL) 17.6 (Debian …)``."""
+    found = re.search(r"\) (\d+)(?:\.(\d+))?", said)
+    return int(found[1]) * 10_000 + int(found[2] or 0) if found else 0
 
 
 def free_bytes(line: str) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 #: First releases of psql with ``\restrict``, by major (CVE-2025-8714).
@@ -38,8 +38,14 @@ class Login:
         parts: list[tuple[str, str]] = [("dbname", database), ("user", self.user)]
         if not local:
             parts += [("host", self.host or "localhost"), ("port", str(self.port or 5432))]
-            parts += self.options
+            parts += [(key, value) for key, value in self.options if key != "options"]
         return " ".join(f"{key}={quoted(value)}" for key, value in parts)
+
+    @property
+    def session_options(self) -> str:
+        """Settings of its sessions that the URL asks for. They go into PGOPTIONS beside our
+        own, which ``options`` in a connection string would replace."""
+        return dict(self.options).get("options", "")
 
 
 def quoted(value: str) -> str:
@@ -47,11 +53,15 @@ def quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def dump_argv(conninfo: str, format: str, *, zstd: bool) -> list[str]:
-    """pg_dump's command line. Level 1: higher ones cost time and save little."""
+def dump_argv(conninfo: str, format: str, *, zstd: bool, statistics: bool = False) -> list[str]:
+    """pg_dump's command line. Level 1: higher ones cost time and save little.
+
+    :param statistics: take the planner's along, from 18 on; a plain file is for any server.
+    """
     argv = ["pg_dump", "--no-password", f"--lock-wait-timeout={LOCK_WAIT}"]
     if format == "custom":
         argv += ["--format=custom", f"--compress={'zstd:1' if zstd else '1'}"]
+        argv += ["--statistics"] if statistics else []
     else:
         argv += ["--format=plain", "--clean", "--if-exists", "--no-owner", "--no-acl"]
         argv += ["--compress=1"]
@@ -72,28 +82,21 @@ def restore_argv(conninfo: str, *, jobs: int, owner: bool) -> list[str]:
     ]
 
 
-def psql_argv(conninfo: str, variables: Mapping[str, str]) -> list[str]:
-    """psql's command line: no psqlrc, stop at the first error, the script on its input."""
+def psql_argv(conninfo: str, variables: Mapping[str, str], before: Iterable[str] = ()) -> list[str]:
+    """psql's command line: no psqlrc, stop at the first error, the script on its input.
+
+    :param before: commands that come before the script, whose lines they do not count as.
+    """
     given = [flag for name, value in variables.items() for flag in ("-v", f"{name}={value}")]
     base = ["psql", "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1", *given]
-    return [*base, "-d", conninfo, "-f", "-"]
+    first = [flag for each in before for flag in ("-c", each)]
+    return [*base, "-d", conninfo, *first, "-f", "-"]
 
 
 def restricts(version_num: int) -> bool:
     """Whether psql of this version (as in VERSION_NUM, 170006) knows ``\\restrict``."""
     number, minor = divmod(version_num, 10_000)
     return number > 17 or minor >= RESTRICT_SINCE.get(number, 10_000)
-
-
-def vacuum_argv(conninfo: str, *, jobs: int, major: int) -> list[str]:
-    """vacuumdb's command line for the planner's statistics, as far as the archive lacks them.
-
-    :param major: of the program; from 18 on an archive may carry statistics, and vacuumdb
-        can tell.
-    """
-    argv = ["vacuumdb", "--no-password", "--analyze-only", "--quiet", f"--jobs={jobs}"]
-    missing = ["--missing-stats-only"] if major >= 18 else []
-    return [*argv, *missing, "--dbname", conninfo]
 
 
 def script_argv(*, owner: bool, to: str = "-") -> list[str]:

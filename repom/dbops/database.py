@@ -16,7 +16,8 @@ class Facts:
     """What a database says of itself.
 
     :param size: bytes it takes in the server, or the size of the SQLite file.
-    :param tables: tables, partitions and materialized views, without those of extensions.
+    :param tables: tables, partitions and materialized views, without those of extensions;
+        ``None`` when they could not be counted.
     :param locale: what a new database needs to be made alike: encoding, collate, ctype …
     :param roles: roles that own something in it or were granted something.
     :param migration: Alembic's revision, when the database has one.
@@ -24,7 +25,7 @@ class Facts:
 
     server_version: str
     size: int
-    tables: int
+    tables: int | None
     system_identifier: str | None = None
     extensions: Mapping[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ()

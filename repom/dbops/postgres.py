@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import os
 import secrets
-import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import CommandFailed, Damaged, Refused, RepomError
-from . import queries, script
+from ..errors import CommandFailed, Damaged, NoSpace, Refused, RepomError
+from . import owned, queries, script, toc
 from . import runner as running
 from .archive import Archive, major
 from .client import Client
@@ -30,19 +29,26 @@ from .commands import (
     restore_argv,
     restricts,
     script_argv,
-    vacuum_argv,
 )
 from .database import Facts, Kept, Survey
-from .failures import best_line
-from .runner import HostRunner
+from .failures import best_line, translated
+from .files import BLOCK
+from .owned import Owned
+from .runner import HostRunner, Stalled
+from .session import Session
 
 log = logging.getLogger("repom")
 
-IN_USE = ("being accessed by other users", "due to lock timeout")
+#: SQLSTATE of a database that is in use, and of a lock that was not to be had.
+IN_USE = ("55006", "55P03")
 #: Seconds that a swap waits for the drop of what is no longer kept, and bytes of a database
 #: beyond which it does not: the drop goes on without anybody.
 TIDYING, SLOW_TO_DROP = 0.25, 100_000_000
 LARGE = 10_000_000  # bytes of an archive above which statistics are made in parallel
+ABORTING = 2.0  # seconds that ending what still runs in the server may take
+DROPPING = 30.0  # seconds until the drop of a scratch database is left to the next run
+ARCHIVES = ("custom", "tar", "directory")  # what pg_restore reads
+COUNTER = 'find /c /v ""' if sys.platform == "win32" else "wc -l"
 
 
 class Postgres:
@@ -53,7 +59,8 @@ class Postgres:
     def __init__(self, runner: HostRunner, login: Login, *, jobs: int = 1) -> None:
         self.client = Client(runner, login)
         self.runner, self.name, self.jobs = runner, login.database, jobs
-        self._found: dict[str, Any] = {}
+        self._answer: dict[str, Any] = {}
+        self._held: Session | None = None
 
     @property
     def via(self) -> str:
@@ -72,6 +79,12 @@ class Postgres:
         """A database to stand in while another one is created or renamed."""
         return "template1" if self.name == "postgres" else "postgres"
 
+    @property
+    def _found(self) -> dict[str, Any]:
+        if not self._answer:
+            self.survey()
+        return self._answer
+
     # -- asking -------------------------------------------------------------------------
 
     def identify(self) -> Facts:
@@ -79,55 +92,54 @@ class Postgres:
         answer = self.client.first(queries.IDENTIFY, self.name)
         return Facts(
             server_version=answer["server_version"].split()[0],
-            size=answer["size"],
-            tables=answer["tables"],
-            system_identifier=answer["system_identifier"],
-            extensions=answer["extensions"],
-            roles=tuple(answer["roles"]),
-            locale=answer["locale"],
+            size=answer.get("size") or 0,
+            tables=answer.get("tables"),
+            system_identifier=answer.get("system_identifier"),
+            extensions=answer.get("extensions") or {},
+            roles=tuple(answer.get("roles") or ()),
+            locale=answer.get("locale") or {},
             migration=answer["migration"],
         )
 
     def survey(self) -> Survey:
         inside = "1" if self.client.in_container else "0"
         variables = {"live": self.name, "inside": inside}
-        self._found = self.client.first(queries.SURVEY, self._maintenance, **variables)
+        self._answer = self.client.first(queries.SURVEY, self._maintenance, **variables)
         return Survey(
-            exists=self._found["exists"],
-            size=self._found["size"] or 0,
-            system_identifier=self._found["system_identifier"],
-            kept=tuple(sorted(self._kept(), key=lambda k: k.created_at, reverse=True)),
+            exists=self._answer["exists"],
+            size=self._answer.get("size") or 0,
+            system_identifier=self._answer.get("system_identifier"),
+            kept=tuple(Kept(o.name, self.name, o.created_at, o.size) for o in self._kept()),
+            sessions=tuple(self._answer.get("sessions") or ()),
         )
 
-    def _kept(self) -> Iterator[Kept]:
-        for row, note in self._own("undo"):
-            when = datetime.fromisoformat(note["created_at"])
-            yield Kept(row["name"], self.name, when, row["size"] or 0)
+    def _own(self) -> Iterator[Owned]:
+        """repom's own databases that belong to this database, newest first."""
+        sizes = self._found.get("own_sizes") or {}
+        found = owned.find(self._found["own"] or (), sizes)
+        yield from (each for each in found if each.database == self.name)
 
-    def _own(self, kind: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """repom's own databases of this kind that belong to this database."""
-        for row in self._found["own"] or ():
-            with suppress(ValueError):
-                note = json.loads(row["comment"])
-                if note.get("kind") == kind and note.get("database") == self.name:
-                    yield row, note
+    def _kept(self) -> list[Owned]:
+        return [each for each in self._own() if each.kind == "undo" and each.valid]
 
     # -- dump ---------------------------------------------------------------------------
 
     def dump(self, file: BinaryIO, format: str) -> None:
-        zstd = self.client.server_major >= 16
+        zstd, statistics = self.client.server_major >= 16, self.client.server_major >= 18
         conninfo = self.client.conninfo(self.name)
         how: dict[str, Any] = {"stdout": file, "watch": lambda: self._diagnosis(dumping=True)}
+        argv = dump_argv(conninfo, format, zstd=zstd, statistics=statistics)
         try:
-            self.client.run(dump_argv(conninfo, format, zstd=zstd), **how)
+            self.client.run(argv, **how)
         except CommandFailed as error:
-            if "lock timeout" in error.stderr or "LOCK TABLE" in error.stderr:
-                raise self._blocked() from None
+            if "LOCK TABLE" in error.stderr or "lock timeout" in error.stderr:
+                raise self._blocked(error) from None
             if not (zstd and "does not support compression" in error.stderr):
                 raise
             file.seek(0)
             file.truncate()
-            self.client.run(dump_argv(conninfo, format, zstd=False), **how)
+            argv = dump_argv(conninfo, format, zstd=False, statistics=statistics)
+            self.client.run(argv, **how)
 
     def _diagnosis(self, *, dumping: bool = False) -> str:
         """Why a program has been silent, as far as the server can be asked; nothing when
@@ -142,12 +154,16 @@ class Postgres:
         if found["blockers"]:
             return f"{silent}it waits for {', '.join(found['blockers'])}"
         idle = dumping and not found["working"]
-        return f"{silent}the server is not at work for it" if idle else ""
+        return f"{silent}the server is idle" if idle else ""
 
-    def _blocked(self) -> Refused:
-        holders = self.client.query(queries.LOCKERS, self.name).splitlines()
-        who = ", ".join(holders) or "a session that has ended meanwhile"
-        return Refused(f"A table of {self.name} is locked by {who}", "End it, then try again")
+    def _blocked(self, error: CommandFailed) -> RepomError:
+        """Who keeps the dump out, unless it failed to lock a table for another reason."""
+        holders = self.client.query(queries.LOCKERS, self.name).strip("\n").split("\n")
+        who = ", ".join(filter(None, holders))
+        if not who and "timeout" not in error.stderr:
+            return error
+        by = who or "a session that has ended meanwhile"
+        return Refused(f"A table of {self.name} is locked by {by}", "End it, then try again")
 
     def read(self, archive: Archive) -> None:
         """Read an archive to its end without restoring it.
@@ -155,7 +171,7 @@ class Postgres:
         :raises Damaged: it cannot be read.
         :raises RepomError: there is no program to read it with.
         """
-        if archive.kind == "custom":
+        if archive.kind in ARCHIVES:
             self.survey()
             self.client.run_on_file(script_argv(owner=True, to="/dev/null"), archive.path)
         else:
@@ -172,35 +188,80 @@ class Postgres:
         owner: bool = True,
         replacing: bool = True,
     ) -> str:
+        facts = facts or {}
+        owner = owner or (not replacing and self._has_roles(archive, facts))
         self._refuse(archive, facts, owner=owner, replacing=replacing)
-        scratch = own_name("scratch")
-        self.client.query(
+        with self._attended():
+            try:
+                return self._loaded(archive, facts, owner, replacing, self.jobs)
+            except CommandFailed as error:
+                if not self._may_be_order(archive, error):
+                    raise
+                log.warning("The parallel load failed; loading again with one worker (%s)", error)
+            return self._loaded(archive, facts, owner, replacing, 1)
+
+    def _has_roles(self, archive: Archive, facts: Mapping[str, Any]) -> bool:
+        """Whether a drill can keep owners: the functions in the indexes of a table run as
+        its owner, which should not be this user."""
+        return archive.kind in ARCHIVES and not missing_roles(self._found, facts)
+
+    def _may_be_order(self, archive: Archive, error: CommandFailed) -> bool:
+        """Whether a load failed at a statement that one worker may get through: parallel
+        ones can add a constraint to a partition before its parent has it as not valid."""
+        if self.jobs == 1 or archive.kind not in ARCHIVES or isinstance(error, Stalled | NoSpace):
+            return False
+        lost = ("No space left", "terminating connection", "closed the connection")
+        return "ERROR:" in error.stderr and not any(part in error.stderr for part in lost)
+
+    def _loaded(
+        self,
+        archive: Archive,
+        facts: Mapping[str, Any],
+        owner: bool,
+        replacing: bool,
+        jobs: int,
+    ) -> str:
+        scratch = owned.new_name("scratch")
+        try:
+            self._create(scratch, facts)
+            self._fill(scratch, archive, owner=owner, jobs=jobs)
+            self._finish(scratch, archive, replacing=replacing)
+            archive.check_unchanged()
+        except BaseException as error:
+            self.abort()
+            self._remove(scratch, ABORTING if isinstance(error, KeyboardInterrupt) else DROPPING)
+            raise
+        return scratch
+
+    def _create(self, scratch: str, facts: Mapping[str, Any]) -> None:
+        self.client.change(
             queries.CREATE,
             self._maintenance,
             live=self.name,
             scratch=scratch,
-            locale=json.dumps((facts or {}).get("locale") or {}),
-            comment=describe("scratch", self.name, self.runner.session),
+            locale=json.dumps(facts.get("locale") or {}),
+            comment=owned.describe("scratch", self.name, self.runner.session),
         )
-        try:
-            self._fill(scratch, archive, owner=owner)
-            self._finish(scratch, archive, facts)
-        except BaseException:
-            self.abort()
-            self.discard(scratch)
-            raise
-        return scratch
 
     def _refuse(
-        self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool, replacing: bool
+        self, archive: Archive, facts: Mapping[str, Any], *, owner: bool, replacing: bool
     ) -> None:
         """:raises Refused: names what the archive needs and the server lacks."""
         refuse_server(self._found)
-        refuse_needs(self._found, archive, facts or {}, owner=owner)
-        refuse_space(self._found, int((facts or {}).get("size") or 0))
+        refuse_needs(self._found, archive, facts, owner=owner)
+        refuse_space(self._found, int(facts.get("size") or 0))
         if replacing:
             refuse_holders(self._found)
+            self._say_owner(archive)
         self._check_format(archive)
+
+    def _say_owner(self, archive: Archive) -> None:
+        user = self.client.login.user
+        if archive.kind == "plain" and self._found["owner"] not in (None, user):
+            log.warning(
+                "A plain dump holds no owners or grants: all of %s will belong to %s",
+                *(self.name, user),
+            )
 
     def _check_format(self, archive: Archive) -> None:
         readable = ARCHIVE_FORMATS.get(self.client.server_major, (1, 16))
@@ -211,25 +272,40 @@ class Postgres:
                 f"Restore it into PostgreSQL {major(archive.tool)} or newer",
             )
 
-    def _fill(self, scratch: str, archive: Archive, *, owner: bool) -> None:
+    def _fill(self, scratch: str, archive: Archive, *, owner: bool, jobs: int) -> None:
         conninfo = self.client.conninfo(scratch)
-        if archive.kind == "custom":
-            argv = restore_argv(conninfo, jobs=self.jobs, owner=owner)
-            self.client.run_on_file(argv, archive.path, options=LOAD, watch=self._diagnosis)
+        if archive.kind in ARCHIVES:
+            jobs = 1 if archive.kind == "tar" else jobs
+            argv = restore_argv(conninfo, jobs=jobs, owner=owner)
+            how: dict[str, Any] = {"options": LOAD, "watch": self._diagnosis}
+            self.client.run_on_file(argv, archive.path, listing=self._listing(archive), **how)
         else:
             known = restricts(self.client.psql_version)
             blocks = script.for_psql(archive.blocks(), restricts=known, owner=owner)
             self._run_gated(scratch, blocks)
 
-    def _run_gated(self, database: str, blocks: Iterable[bytes]) -> None:
-        """The end of a stream is no success: psql takes it for the end of the data. What
-        counts is the answer to the SELECT behind the COMMIT, which is sent last."""
-        nonce = secrets.token_hex(16)
-        argv = psql_argv(self.client.conninfo(database), {})
+    def _listing(self, archive: Archive) -> bytes:
+        """What pg_restore may take, for a server that cannot take all of it."""
+        if self.client.server_major >= 18 or archive.kind != "custom":
+            return b""
+        return toc.without_statistics(toc.entries(archive.path))
+
+    def _run_gated(
+        self, database: str, blocks: Iterable[bytes], before: Iterable[str] = (), after: str = ""
+    ) -> None:
+        """Run a script. The end of a stream is no success: psql takes it for the end of
+        the data. What counts is the answer to a SELECT that is sent last.
+
+        :param before: statements that come before the script.
+        :param after: statements that come behind it.
+        """
+        nonce, key = secrets.token_hex(16), secrets.token_hex(16)
         known = restricts(self.client.psql_version)
+        argv = gated_argv(self.client.conninfo(database), before, key if known else "")
+        end = gate(key if known else "", after, nonce)
+        how: dict[str, Any] = {"options": LOAD, "watch": self._diagnosis}
         try:
-            blocks = gated(blocks, nonce, known)
-            said = self.client.run(argv, stdin=blocks, watch=self._diagnosis).stdout
+            said = self.client.run(argv, stdin=chain(blocks, [end]), **how).stdout
         except CommandFailed as error:
             if nonce not in error.stderr:
                 raise
@@ -237,119 +313,204 @@ class Postgres:
         if nonce not in said[-200:] and not self.client.dry:
             raise Damaged("The SQL script ends in the middle of a statement", "Nothing was changed")
 
-    def _finish(self, scratch: str, archive: Archive, facts: Mapping[str, Any] | None) -> None:
-        """Statistics for the planner, what belonged to the old database, and the check."""
-        large = archive.path.stat().st_size > LARGE
-        if large:
-            conninfo, major = self.client.conninfo(scratch), self.client.server_major
-            self.client.run(vacuum_argv(conninfo, jobs=self.jobs, major=major))
-        analyze = "" if large else "ANALYZE;\n"
-        query = queries.COUNT + analyze + queries.PROPERTIES
-        done = self.client.script(query, scratch, live=self.name, scratch=scratch)
-        for line in done.stderr.splitlines():
-            if "ERROR:" in line:
-                log.warning("Not carried over to the restored database: %s", best_line(line))
+    def _finish(self, scratch: str, archive: Archive, *, replacing: bool) -> None:
+        """The check, statistics for the planner, and what belonged to the old database."""
+        count = self.client.query(queries.COUNT, scratch)
         if not self.client.dry:
-            check_count(int(done.stdout.split()[0]), facts)
+            check_count(int(count), expected_tables(archive))
+        self._analyze(scratch, large=archive.path.stat().st_size > LARGE)
+        if replacing:
+            how: dict[str, Any] = {"live": self.name, "scratch": scratch}
+            done = self.client.script(queries.PROPERTIES, scratch, changes=True, **how)
+            warn("Not carried over to the restored database", done.stderr)
+
+    def _analyze(self, database: str, *, large: bool) -> None:
+        """Make the statistics that did not come along; in several sessions if it pays."""
+        parts = self.jobs if large else 1
+        others = [
+            threading.Thread(target=self._analyze_part, args=(database, part, parts), daemon=True)
+            for part in range(1, parts)
+        ]
+        for each in others:
+            each.start()
+        self._analyze_part(database, 0, parts)
+        for each in others:
+            each.join()
+
+    def _analyze_part(self, database: str, part: int, parts: int) -> None:
+        how: dict[str, Any] = {"part": str(part), "parts": str(parts)}
+        try:
+            done = self.client.script(queries.ANALYZE, database, changes=True, **how)
+        except RepomError as error:  # the data are there
+            log.warning("Restored, but without the planner's statistics: %s", error.message)
+            return
+        warn("No statistics for a table", done.stderr)
 
     def rows(self, scratch: str) -> dict[str, int]:
         """Rows of each table of a scratch database."""
-        lines = self.client.query(queries.ROWS, scratch).splitlines()
-        return {name: int(count) for name, _, count in (x.rpartition("|") for x in lines)}
+        tables = json.loads(self.client.query(queries.NAMES, scratch).strip() or "null") or []
+        counting = queries.rows((quoted for _name, quoted in tables), COUNTER)
+        lines = self.client.change(counting, scratch).split()
+        pairs = zip(tables, lines[::2], lines[1::2], strict=False)
+        return {name: int(count) for (name, _), count, failed in pairs if failed == "false"}
 
     def load_in_place(
         self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool = True
     ) -> None:
         """Replace the contents in one transaction, for a user who may not create a
-        database. Others wait for its locks meanwhile, and nothing is kept for an undo."""
+        database. Others wait for its locks meanwhile, and nothing is kept for an undo.
+
+        :raises Refused: not all of the contents could be replaced in one transaction.
+        """
         if facts is None and archive.kind == "plain":
             raise Refused(
                 "A script of unknown origin could end the transaction that protects the data",
                 "Restore it with --into, or as a user who may create a database",
             )
         self._check_format(archive)
-        with self._as_script(archive, owner) as text:
+        expected = expected_tables(archive)
+        self._refuse_in_place(expected or 0)
+        with self._as_script(archive, owner) as blocks:
             known = restricts(self.client.psql_version)
-            blocks = script.for_psql(text.blocks(), restricts=known, owner=owner)
-            expected = (facts or {}).get("tables")
-            end = queries.EXPECT.format(tables=-1 if expected is None else int(expected))
-            self._run_gated(self.name, chain([queries.EMPTY.encode()], blocks, [end.encode()]))
-        try:
-            self.client.query("ANALYZE;\n", self.name)
-        except RepomError as error:  # the data are there
-            log.warning("Restored, but without the planner's statistics: %s", error.message)
+            text = script.for_psql(blocks, restricts=known, owner=owner)
+            end = queries.EXPECT.format(tables=-1 if expected is None else expected)
+            self._run_gated(
+                self.name,
+                chain(text, unchanged(archive)),
+                before=["BEGIN", queries.EMPTY, "RESET search_path"],
+                after=f"{end}COMMIT;\n",
+            )
+        self._analyze(self.name, large=False)
+
+    def _refuse_in_place(self, tables: int) -> None:
+        found = json.loads(self.client.query(queries.IN_PLACE, self.name))
+        if found["others"]:
+            raise Refused(
+                f"--in-place cannot remove {', '.join(found['others'][:5])}",
+                "Remove it yourself, or restore as a user who may create a database",
+            )
+        # Dropping takes a lock for each table, index, sequence and large object; making
+        # takes about four for a table.
+        needed, capacity = found["locks"] + 4 * tables, found["capacity"]
+        if needed > capacity:
+            raise Refused(
+                f"--in-place needs about {needed} locks at once, and the server has {capacity}",
+                "Raise max_locks_per_transaction, or restore as a user who may create a database",
+            )
 
     @contextmanager
-    def _as_script(self, archive: Archive, owner: bool) -> Iterator[Archive]:
-        """The archive as plain SQL: a private file on this host while it is needed."""
+    def _as_script(self, archive: Archive, owner: bool) -> Iterator[Iterable[bytes]]:
+        """The archive as plain SQL: in a file without a name while it is needed, so that
+        a killed run leaves nothing."""
         if archive.kind == "plain":
-            yield archive
+            yield archive.blocks()
             return
-        with tempfile.NamedTemporaryFile(prefix="repom-", suffix=".sql") as file:
-            self.client.run_on_file(script_argv(owner=owner), archive.path, stdout=file)
-            yield Archive(Path(file.name), "plain")
+        with tempfile.TemporaryFile(prefix="repom-") as file:
+            how: dict[str, Any] = {"stdout": file, "listing": self._listing(archive)}
+            self.client.run_on_file(script_argv(owner=owner), archive.path, **how)
+            file.seek(0)
+            yield iter(lambda: file.read(BLOCK), b"")
 
     # -- swap ---------------------------------------------------------------------------
 
     def swap(self, scratch: str, *, keep: int) -> str | None:
-        note = describe("undo", self.name, self.runner.session, self._after_kept())
-        names = {"live": self.name, "kept": own_name("undo")}
-        like = note.partition(' "created_at"')[0]
-        evicted = {**names, "scratch": scratch, "described": like, "keep": str(keep)}
-        evictor = threading.Thread(target=self._evict, args=(evicted,), daemon=True)
+        refuse_holders(self._found)
+        kept = owned.new_name("undo")
+        names = {"live": self.name, "kept": kept, "scratch": scratch}
+        older = [each.name for each in self._kept() if each.name != scratch]
+        gone = [kept, *older][keep:]
+        evictor = threading.Thread(target=self._evict, args=(names, gone), daemon=True)
         if self._found["exists"]:
             evictor.start()
         try:
-            said = self._say(queries.SWAP, **names, scratch=scratch, description=note)
+            key = str(lock_key(self.name))
+            said = self._swap({**names, "description": self._note(), "key": key})
         except BaseException as error:
             self._stop(evictor)
-            if isinstance(error, CommandFailed) and any(t in error.stderr for t in IN_USE):
-                raise Refused(
-                    f"Sessions on {self.name} could not be ended", "Close them and restore again"
-                ) from None
-            raise
-        if evictor.ident and (self._found["size"] or 0) < SLOW_TO_DROP:
+            raise swap_error(error, self.name) from None
+        if evictor.ident and (self._found.get("size") or 0) < SLOW_TO_DROP:
             evictor.join(TIDYING)
-        replaced = said.split()[:1] == ["1"]
-        return names["kept"] if replaced and keep else None
+        return kept if said[-1:] == ["1"] and keep else None
 
-    def _after_kept(self) -> datetime:
-        """Now, or after all that is kept: a clock that was ahead must not change which
-        one was replaced last."""
+    def _swap(self, variables: Mapping[str, str]) -> list[str]:
+        """In the session that holds the lock, if there is one."""
+        query = f"\\set VERBOSITY verbose\n{queries.SWAP}"
+        if self._held is None:
+            return self.client.change(query, self._maintenance, **variables).split()
+        with translated(self.client.login, self.runner):
+            return self._held.ask(query, variables)
+
+    def _note(self) -> str:
+        """Describes what is replaced, now, or after all that is kept: a clock that was
+        ahead must not change which one was replaced last."""
         newest = max((k.created_at for k in self._kept()), default=datetime.min.replace(tzinfo=UTC))
-        return max(datetime.now(UTC), newest + timedelta(microseconds=1))
+        when = max(datetime.now(UTC), newest + timedelta(microseconds=1))
+        return owned.describe("undo", self.name, self.runner.session, when)
 
-    def _say(self, query: str, **variables: Any) -> str:
-        return self.client.query(query, self._maintenance, **variables)
-
-    def _evict(self, variables: Mapping[str, str]) -> None:
+    def _evict(self, names: Mapping[str, str], gone: Iterable[str]) -> None:
+        drop = queries.drop(gone, self._maintenance)
+        query = f"{queries.EVICT}\\if :repom_swapped\n{drop}\\endif\n"
         with suppress(RepomError):
-            self._say(queries.EVICT, **variables)
+            self.client.change(query, self._maintenance, **names)
 
     def _stop(self, evictor: threading.Thread) -> None:
         if evictor.is_alive():
             self.abort()
-            evictor.join(5)
+            evictor.join(ABORTING)
+
+    # -- holding ------------------------------------------------------------------------
+
+    @contextmanager
+    def exclusive(self, doing: str) -> Iterator[None]:
+        # A session in template1 would keep everybody from creating a database.
+        if self._maintenance == "template1" or self.client.dry:
+            yield
+            return
+        with self.client.session(self._maintenance) as held:
+            with translated(self.client.login, self.runner):
+                key = {"key": str(lock_key(self.name))}
+                said = held.ask(queries.HOLD, key, DROPPING)
+            if said != ["held"]:
+                raise in_use(self.name, said[0] if said else "")
+            self._held = held
+            try:
+                yield
+            finally:
+                self._held = None
+
+    def _attended(self) -> AbstractContextManager[Any]:
+        """With a session in the server, by which others see that this run is alive."""
+        if self._held or self._maintenance == "template1" or self.client.dry:
+            return nullcontext()
+        return self.client.session(self._maintenance)
 
     # -- cleaning up --------------------------------------------------------------------
 
     def discard(self, scratch: str) -> None:
-        with suppress(RepomError):
-            self.client.query(queries.DROP, self._maintenance, scratch=scratch)
+        self._remove(scratch, DROPPING)
+
+    def _remove(self, scratch: str, seconds: float) -> None:
+        """Remove a database of repom's own, or say that it stays."""
+        drop = queries.drop([scratch], self._maintenance)
+        try:
+            left = self.client.change(drop, self._maintenance, timeout=seconds).strip()
+        except RepomError:
+            left = scratch
+        if left:
+            log.warning("Could not remove database %s; the next restore will try again", scratch)
 
     def sweep(self) -> None:
-        for row, note in self._own("scratch"):
-            if is_dead(note):
-                log.info("Removing %s, left behind by an earlier run", row["name"])
-                self.discard(row["name"])
+        present = self._found["present"] or ()
+        for each in list(self._own()):
+            if not each.valid or (each.kind == "scratch" and each.is_abandoned(present)):
+                log.info("Removing %s, left behind by an earlier run", each.name)
+                self.discard(each.name)
 
     def abort(self, session: str | None = None) -> None:
         session = session or self.runner.session
         with suppress(RepomError):
-            self.client.query(queries.ABORT, self._maintenance, session=session)
-
-    def exclusive(self, doing: str) -> AbstractContextManager[None]:
-        return nullcontext()
+            how: dict[str, Any] = {"session": session, "timeout": ABORTING}
+            self.client.query(queries.ABORT, self._maintenance, **how)
 
     @property
     def session(self) -> str:
@@ -359,50 +520,63 @@ class Postgres:
         return self.client.shell()
 
 
-def gated(blocks: Iterable[bytes], nonce: str, known: bool) -> Iterator[bytes]:
-    """The script in one transaction, under ``\\restrict`` where psql has it, with an
-    answer behind the COMMIT."""
-    key = secrets.token_hex(16)
-    yield b"BEGIN;\n" + (f"\\restrict {key}\n".encode() if known else b"")
-    yield from blocks
-    yield (f"\n\\unrestrict {key}\n" if known else "\n").encode()
-    yield f"COMMIT;\nSELECT '{nonce}';\n".encode()
+def gated_argv(conninfo: str, before: Iterable[str], key: str) -> list[str]:
+    """psql's command line for a script that others wrote, under ``\\restrict`` where psql has
+    it. What comes before it are commands of their own, so that its lines keep their numbers."""
+    return psql_argv(conninfo, {}, [*before, *([f"\\restrict {key}"] if key else [])])
 
 
-def own_name(kind: str) -> str:
-    return f"repom_{kind}_{secrets.token_hex(4)}"
+def gate(key: str, after: str, nonce: str) -> bytes:
+    """What comes behind such a script; its last answer proves that all of it was run."""
+    freed = f"\\unrestrict {key}\n" if key else ""
+    return f"\n{freed}{after}SELECT '{nonce}';\n".encode()
 
 
-def describe(kind: str, database: str, session: str, when: datetime | None = None) -> str:
-    """The comment on a database of repom's own: what it is and which process made it."""
-    return json.dumps(
-        {
-            "kind": kind,
-            "database": database,
-            "created_at": (when or datetime.now(UTC)).isoformat(timespec="microseconds"),
-            "session": session,
-            "machine": socket.gethostname(),
-            "pid": os.getpid(),
-        }
+def unchanged(archive: Archive) -> Iterator[bytes]:
+    """Nothing, at the end of a stream, if the file is still what was checked."""
+    archive.check_unchanged()
+    yield b""
+
+
+def lock_key(database: str) -> int:
+    """The key of the advisory lock of a database's name, 64 bits with a sign."""
+    digest = hashlib.sha256(f"repom {database}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def in_use(database: str, who: str) -> Refused:
+    holder = f" (server process {who})" if who else ""
+    return Refused(
+        f"Another repom process{holder} is replacing {database}",
+        "Try again when it has finished",
     )
 
 
-def is_dead(note: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote this comment ran on this machine and has ended."""
-    if note.get("machine") != socket.gethostname() or not hasattr(os, "getpgid"):
-        return False
-    try:
-        os.getpgid(int(note["pid"]))
-    except ProcessLookupError:
-        return True
-    except (KeyError, ValueError, OSError):
-        return False
-    return False
+def swap_error(error: BaseException, database: str) -> BaseException:
+    """What the failure of a swap means."""
+    said = error.stderr if isinstance(error, CommandFailed) else ""
+    if queries.BUSY in said:
+        return in_use(database, "")
+    if any(code in said for code in IN_USE):
+        message = f"Sessions on {database} could not be ended"
+        return Refused(message, "Close them and restore again")
+    return error
 
 
-def check_count(count: int, facts: Mapping[str, Any] | None) -> None:
+def warn(what: str, said: str) -> None:
+    """Tell of statements that failed, a line each."""
+    for line in said.split("\n"):
+        if "ERROR:" in line:
+            log.warning("%s: %s", what, best_line(line))
+
+
+def expected_tables(archive: Archive) -> int | None:
+    """How many tables an archive makes, as far as it tells."""
+    return toc.tables(toc.entries(archive.path)) if archive.kind == "custom" else None
+
+
+def check_count(count: int, expected: int | None) -> None:
     """:raises CommandFailed: other tables were loaded than were backed up, or none."""
-    expected = (facts or {}).get("tables")
     if expected is None and count == 0:
         raise CommandFailed("The file was loaded and left no table", "Nothing was changed")
     if expected is not None and count != expected:
@@ -431,17 +605,32 @@ def refuse_needs(
     found: Mapping[str, Any], archive: Archive, facts: Mapping[str, Any], *, owner: bool
 ) -> None:
     """:raises Refused: the server lacks extensions or roles of the backup."""
-    missing = sorted(set(facts.get("extensions") or {}) - set(found["available"] or ()))
-    if missing:
+    missing = sorted(set(facts.get("extensions") or {}) - set(found.get("available") or ()))
+    if missing and "available" in found:
         raise Refused(
             f"The server lacks extensions of the backup: {', '.join(missing)}", "Install them first"
         )
-    absent = sorted(set(facts.get("roles") or ()) - set(found["roles"] or ()))
-    if absent and owner and archive.kind == "custom":
+    absent = missing_roles(found, facts)
+    if absent and owner and archive.kind in ARCHIVES:
         raise Refused(
             f"The server lacks roles of the backup: {', '.join(absent)}",
             "Create them, or add --no-owner",
         )
+
+
+def missing_roles(found: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    """Roles of the backup that the server lacks. A role's name has the bytes that it got in
+    the database in which it was created: UTF-8, or the encoding of the one backed up."""
+    known = {bytes.fromhex(name) for name in found["roles"] or ()}
+    encoding = str((facts.get("locale") or {}).get("encoding") or "UTF8")
+    return sorted(r for r in facts.get("roles") or () if not known & spellings(r, encoding))
+
+
+def spellings(role: str, encoding: str) -> set[bytes]:
+    found = {role.encode()}
+    with suppress(LookupError, UnicodeEncodeError):
+        found.add(role.encode(encoding.replace("WIN", "cp")))
+    return found
 
 
 def refuse_space(found: Mapping[str, Any], size: int) -> None:
@@ -457,11 +646,11 @@ def refuse_space(found: Mapping[str, Any], size: int) -> None:
 
 def refuse_holders(found: Mapping[str, Any]) -> None:
     """:raises Refused: something would hold the old database's name; lists it."""
-    for key, what in (
-        ("sessions", "Sessions that this user may not end are open"),
-        ("prepared", "Prepared transactions are open"),
-        ("slots", "Replication slots are active"),
-        ("subscriptions", "Subscriptions are enabled"),
+    for key, what, how in (
+        ("firm", "Sessions that this user may not end are open", "End them"),
+        ("prepared", "Prepared transactions are open", "End them"),
+        ("slots", "Replication slots would be lost with the database", "Drop them"),
+        ("subscriptions", "Subscriptions are enabled", "Disable them"),
     ):
         if found[key]:
-            raise Refused(f"{what}: {', '.join(found[key])}", "End them, then restore again")
+            raise Refused(f"{what}: {', '.join(found[key])}", f"{how}, then restore again")

@@ -14,8 +14,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, BinaryIO, ClassVar
 
@@ -303,9 +305,41 @@ class HostRunner:
         stdout: BinaryIO | None = None,
         env: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        listing: bytes = b"",
     ) -> Result:
-        """Run a program with `path` as its last argument, readable where it runs."""
-        return self.run([*argv, str(path)], stdout=stdout, env=env, watch=watch)
+        """Run a program with `path` as its last argument, readable where it runs.
+
+        :param listing: the content of a second file, for pg_restore's ``--use-list``.
+        """
+        if not listing:
+            return self.run([*argv, str(path)], stdout=stdout, env=env, watch=watch)
+        with tempfile.NamedTemporaryFile(prefix="repom-") as file:
+            file.write(listing)
+            file.flush()
+            argv = [*argv, f"--use-list={file.name}", str(path)]
+            return self.run(argv, stdout=stdout, env=env, watch=watch)
+
+    def open(self, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start a program that goes on, with its three streams piped.
+
+        :raises Unreachable: there is no such program.
+        """
+        env = {"PGAPPNAME": self.session, **self.environment, **env}
+        command = self._command(argv, env, b"", interactive=True)
+        if self.context.config.run.echo:
+            log.info("$ %s", display(command))
+        pipe = subprocess.PIPE
+        try:
+            return subprocess.Popen(
+                command,
+                env=client_environment(os.environ, env),
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                **popen_options(sys.platform),
+            )
+        except (FileNotFoundError, PermissionError):
+            raise _missing(command[0]) from None
 
     def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         """Run a program on this terminal and return its exit status."""
@@ -315,7 +349,7 @@ class HostRunner:
         try:
             return subprocess.call(list(argv), env=client_environment(os.environ, env))
         except FileNotFoundError:
-            raise Unreachable(f"There is no program {argv[0]} that can be run") from None
+            raise _missing(argv[0]) from None
 
     def _execute(self, process: _Process, env: Mapping[str, str], **options: Any) -> Result:
         argv, stdin = process.argv, process.stdin_from
@@ -327,11 +361,15 @@ class HostRunner:
             return process.run(display(argv), **fixed, **options)
         except (FileNotFoundError, PermissionError) as error:
             error.__traceback__ = None  # its frames hold the environment as bytes
-            raise Unreachable(f"There is no program {argv[0]} that can be run") from None
+            raise _missing(argv[0]) from None
         except CommandTimedOut:
             raise CommandFailed(f"{argv[0]} did not end within {options['timeout']:g} s") from None
         except ThreadException as error:
             raise _cause(error) from None
+
+
+def _missing(program: str) -> Unreachable:
+    return Unreachable(f"{program} was not found or cannot be executed")
 
 
 def _cause(error: ThreadException) -> BaseException:
@@ -380,6 +418,7 @@ class DockerRunner(HostRunner):
         stdout: BinaryIO | None = None,
         env: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        listing: bytes = b"",
     ) -> Result:
         """Bring the file in, compare its size, run, and remove it, in one `docker exec`.
 
@@ -387,16 +426,21 @@ class DockerRunner(HostRunner):
         that a user other than root cannot read, and exits 0 both times.
         """
         inside = f"/tmp/{self.session}-{secrets.token_hex(4)}"
+        # dd takes no byte more than it is told, which not every head is true of.
+        first = f"dd bs=1 count={len(listing)} of={inside}-list 2>/dev/null; " if listing else ""
+        argv = [*argv, f"--use-list={inside}-list"] if listing else argv
         script = (
-            f"trap 'rm -f {inside}' EXIT; trap 'exit 143' HUP INT TERM; umask 077; "
-            f"{SWEEP}"
+            f"trap 'rm -f {inside} {inside}-list' EXIT; trap 'exit 143' HUP INT TERM; umask 077; "
+            f"{SWEEP}{first}"
             f"cat >{inside} || exit 74; "
             f"[ $(wc -c <{inside}) -eq $0 ] || {{ echo 'the copy is incomplete' >&2; exit 74; }}; "
             f'"$@" {inside}'
         )
         wrapped = ["sh", "-c", script, str(path.stat().st_size), *argv]
         with path.open("rb") as file:
-            return self.run(wrapped, stdin=file, stdout=stdout, env=env, watch=watch)
+            blocks = chain([listing], iter(lambda: file.read(1 << 20), b""))
+            stdin = blocks if listing else file
+            return self.run(wrapped, stdin=stdin, stdout=stdout, env=env, watch=watch)
 
     def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         env = dict(env or {})

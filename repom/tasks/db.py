@@ -151,7 +151,8 @@ def _holds(plan: Plan) -> str:
 
     facts = [size(plan.survey.size)]
     try:
-        facts.append(counted(plan.database.identify().tables, "table"))
+        tables = plan.database.identify().tables
+        facts += [] if tables is None else [counted(tables, "table")]
         last = upkeep.find_backup(plan.settings)
         facts.append(f"last backed up {age(last.created_at)}")
     except NotFound:

@@ -122,7 +122,8 @@ class Client:
         session = Session(self.runner.open(argv, self.environment(None)))
         try:
             with translated(self.login, self.runner):
-                session.ask(queries.opening(changes=True), timeout=ANSWER)
+                opening = queries.opening(changes=True) + "SELECT pg_backend_pid();"
+                session.pid = int(session.ask(opening, timeout=ANSWER)[-1])
             yield session
         finally:
             session.close()

@@ -523,6 +523,8 @@ def locked(settings: Settings, database: Database, doing: str, *names: str) -> I
             if killed:
                 database.abort(killed)
             target.sweep(name)
+        if doing in ("restore", "undo"):
+            stack.enter_context(database.exclusive(doing))
         yield
 
 

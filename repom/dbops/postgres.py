@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, BinaryIO
@@ -462,27 +462,30 @@ class Postgres:
 
     @contextmanager
     def exclusive(self, doing: str) -> Iterator[None]:
-        # A session in template1 would keep everybody from creating a database.
-        if self._maintenance == "template1" or self.client.dry:
+        with self._attended() as held:
+            if held:
+                self._lock(held)
             yield
+
+    def _lock(self, held: Session) -> None:
+        with translated(self.client.login, self.runner):
+            said = held.ask(queries.HOLD, {"key": str(lock_key(self.name))}, DROPPING)
+        if said != ["held"]:
+            raise in_use(self.name, said[0] if said else "")
+
+    @contextmanager
+    def _attended(self) -> Iterator[Session | None]:
+        """With a session in the server, by which others see that this run is alive. One in
+        template1 would keep everybody from creating a database."""
+        if self._held or self._maintenance == "template1" or self.client.dry:
+            yield self._held
             return
         with self.client.session(self._maintenance) as held:
-            with translated(self.client.login, self.runner):
-                key = {"key": str(lock_key(self.name))}
-                said = held.ask(queries.HOLD, key, DROPPING)
-            if said != ["held"]:
-                raise in_use(self.name, said[0] if said else "")
             self._held = held
             try:
-                yield
+                yield held
             finally:
                 self._held = None
-
-    def _attended(self) -> AbstractContextManager[Any]:
-        """With a session in the server, by which others see that this run is alive."""
-        if self._held or self._maintenance == "template1" or self.client.dry:
-            return nullcontext()
-        return self.client.session(self._maintenance)
 
     # -- cleaning up --------------------------------------------------------------------
 
@@ -509,7 +512,8 @@ class Postgres:
     def abort(self, session: str | None = None) -> None:
         session = session or self.runner.session
         with suppress(RepomError):
-            how: dict[str, Any] = {"session": session, "timeout": ABORTING}
+            spared = str(self._held.pid if self._held else 0)
+            how: dict[str, Any] = {"session": session, "spared": spared, "timeout": ABORTING}
             self.client.query(queries.ABORT, self._maintenance, **how)
 
     @property

@@ -407,8 +407,8 @@ SELECT format('ALTER DATABASE %I RENAME TO %I', :'live', :'kept')
 SELECT format('COMMENT ON DATABASE %I IS %L', :'kept', :'description')
   FROM pg_database WHERE datname = :'kept' \\gexec
 SELECT format('ALTER DATABASE %I RENAME TO %I', :'scratch', :'live') \\gexec
-SELECT format('ALTER DATABASE %I IS_TEMPLATE %s ALLOW_CONNECTIONS %s', :'live', datistemplate,
-    datallowconn)
+SELECT format('ALTER DATABASE %I IS_TEMPLATE %s ALLOW_CONNECTIONS %s', :'live',
+    datistemplate::text, datallowconn::text)
   FROM pg_database WHERE datname = :'kept' AND :'scratch' LIKE 'repom_scratch_%'
     AND (datistemplate OR NOT datallowconn) \\gexec
 COMMIT;
@@ -475,5 +475,5 @@ SELECT datname FROM pg_database WHERE datname = '{name}';
 
 #: What this run still has going on in the server, also when its clients are gone.
 ABORT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-  WHERE application_name = :'session' AND pid <> pg_backend_pid();
+  WHERE application_name = :'session' AND pid NOT IN (pg_backend_pid(), :spared);
 """

@@ -29,6 +29,7 @@ class Session:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        self.pid = 0  # of the server's process
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._stderr = b""
         threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()

@@ -121,7 +121,8 @@ class Client:
         if not self.in_container:
             self._find_programs()
         argv = ["psql", "-d", self.conninfo(self.login.database)]
-        return self.runner.interactive(argv, {"PGPASSWORD": self.login.password or ""})
+        env = {"PGPASSWORD": self.login.password or "", "PGOPTIONS": self.login.session}
+        return self.runner.interactive(argv, env)
 
     def _wants_password(self, failed: Result) -> bool:
         wanted = "no password supplied" in failed.stderr
@@ -131,7 +132,8 @@ class Client:
         """Variables for libpq. The password is among them on the host, and in a container
         only when its local connections do not trust."""
         password = self.login.password if self._with_password else None
-        settings = {"PGOPTIONS": f"{SESSION} {options}".strip(), "PGCONNECT_TIMEOUT": "15"}
+        session = f"{self.login.session} {SESSION} {options}".strip()
+        settings = {"PGOPTIONS": session, "PGCONNECT_TIMEOUT": "15"}
         return {**settings, **({"PGPASSWORD": Hidden(password)} if password else {})}
 
 

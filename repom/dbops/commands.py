@@ -20,7 +20,10 @@ LOCK_WAIT = 30_000  # milliseconds that a dump waits for somebody's lock
 
 @dataclass(frozen=True)
 class Login:
-    """Which database, and as whom. On the host also where; in the container, its socket."""
+    """Which database, and as whom. On the host also where; in the container, its socket.
+
+    :param session: the user's own settings of sessions, which go before repom's.
+    """
 
     database: str
     user: str
@@ -28,6 +31,7 @@ class Login:
     host: str | None = None
     port: int | None = None
     options: tuple[tuple[str, str], ...] = ()
+    session: str = ""
 
     def conninfo(self, database: str, *, local: bool) -> str:
         """A libpq connection string; the name is always ``dbname='…'``, since a bare name

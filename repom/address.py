@@ -39,8 +39,10 @@ class Address:
         """Whether a server that listens on the address `bound` of this machine answers there.
         Without an address it listens on all."""
         wanted, there = ip(self.host or ""), ip(bound)
-        if wanted is None or there is None:  # a name such as localhost has all loopback addresses
-            return not bound or there is None or there.is_loopback or there.is_unspecified
+        if there is None:
+            return not bound
+        if wanted is None:  # localhost
+            return there.is_unspecified or str(there) in ("127.0.0.1", "::1")
         return wanted == there or (there.is_unspecified and wanted.version == there.version)
 
 

@@ -34,7 +34,7 @@ LAYERS = {
     "dbops.sqlite": TOOLS,
     "dbops.operations": TOOLS | {"settings", "container", "postgres", "sqlite", "store"},
     "dbops.upkeep": TOOLS | {"settings", "operations", "store"},
-    "credentials": PURE | {"settings", "runner"},
+    "credentials": PURE | {"dotenv", "settings", "runner"},
     "docker": PURE | {"settings", "credentials", "runner", "container", "programs"},
     "cluster": PURE | {"settings", "credentials", "runner", "container", "programs"},
     "server": PURE

@@ -55,8 +55,25 @@ def running_port(project: Path) -> int | None:
     """The port that the cluster's server listens on, or ``None`` when it does not run."""
     if not exists(project) or not _control(project, "status", "-D", folder(project)).ok:
         return None
-    lines = (folder(project) / "postmaster.pid").read_text().splitlines()
-    return int(lines[3])  # line 4 of PostgreSQL's lock file
+    try:
+        lines = (folder(project) / "postmaster.pid").read_text(errors="replace").splitlines()
+        pid, data, _started, port = lines[0], lines[1], *lines[2:4]
+        return int(port) if _is_server(int(pid)) and _is_folder(data, project) else None
+    except (OSError, ValueError, IndexError):  # it has ended meanwhile, or never ran here
+        return None
+
+
+def _is_server(pid: int) -> bool:
+    """Whether the process is PostgreSQL's. `pg_ctl` only asks whether there is one, and
+    would stop whatever has taken the number of a server that was killed."""
+    name = Path(f"/proc/{pid}/comm")
+    return not name.exists() or name.read_text().strip() in ("postgres", "postmaster")
+
+
+def _is_folder(data: str, project: Path) -> bool:
+    """Whether the server's folder is this one: one that was copied under a running server
+    has the lock file of the original, which is another project's."""
+    return Path(data).exists() and Path(data).samefile(folder(project))
 
 
 def programs_for(major: str, available: Iterable[tuple[int, str]] | None = None) -> str:

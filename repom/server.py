@@ -191,7 +191,7 @@ def _check_target(settings: Settings) -> None:
             "Unset DATABASE_URL, or set it to postgresql://USER:PASSWORD@localhost:5432/DATABASE",
         )
     host = settings.host
-    if not container.is_near(host, settings.container, settings.compose_service):
+    if not container.is_near(settings.address, settings.container, settings.compose_service):
         raise SettingsError(
             f"The database is on host {host}, and repom starts servers on this machine only",
             "Unset the host, or set it to localhost",
@@ -199,7 +199,7 @@ def _check_target(settings: Settings) -> None:
 
 
 def _check_removable(settings: Settings, found: Container, server: Server, volume: bool) -> None:
-    container.check_owner(found, settings.project)
+    container.check_ours(found, settings.project)
     if found.id and not server.data and not volume:
         raise Refused(
             f"The data of container {found.name} are in the container itself and would go with it",

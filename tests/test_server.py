@@ -191,7 +191,12 @@ def composed(folder: Path | str = PROJECT, project: str = "shop") -> dict[str, s
         pytest.param("x", composed(), {}, False, id="Compose's in a container by hand"),
         pytest.param("db_data", composed(), OURS, False, id="Compose's in our container"),
         pytest.param(NAMELESS, {}, OURS, True, id="nameless, ours"),
-        pytest.param(NAMELESS, {}, composed(PROJECT / "deploy"), True, id="nameless, Compose"),
+        pytest.param(NAMELESS, {}, composed(), True, id="nameless, Compose"),
+        pytest.param(
+            NAMELESS, {}, composed(PROJECT / "sub"), False, id="nameless, of a sub-folder"
+        ),
+        pytest.param("x", composed(), composed(PROJECT / "sub"), False, id="a sub-folder's"),
+        pytest.param("x", composed(), composed(PROJECT.parent), False, id="a parent's"),
         pytest.param(NAMELESS, {}, {}, False, id="nameless, by hand"),
     ],
 )
@@ -230,7 +235,7 @@ def test_an_engine_that_does_not_tell_is_not_an_absence(
 @pytest.mark.parametrize("answer", ["", "no JSON", "{}", "null", "[]"])
 def test_a_program_that_is_no_engine_tells_nothing(docker: FakeDocker, answer: str) -> None:
     docker.answers("volume inspect", answer)
-    with pytest.raises(Unreachable, match="not an engine's"):
+    with pytest.raises(Unreachable, match="unexpected output"):
         engine.details(docker.program, "volume", "shop_data")
 
 
@@ -334,7 +339,7 @@ def test_target_that_cannot_be_started(settings: Settings) -> None:
         pytest.param(EMPTY, id="nothing configured"),
         *(
             pytest.param(replace(SHOP, host=host, compose_service="db"), id=f"host {host}")
-            for host in (None, "localhost", "::1", "/run/postgresql", "repom_postgres", "db")
+            for host in (None, "localhost", "::1", "/run/postgresql", "db")
         ),
     ],
 )

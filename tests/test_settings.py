@@ -214,9 +214,9 @@ def test_an_empty_variable_of_the_environment_does_not_uncover_the_one_in_dotenv
 
 @pytest.mark.parametrize("key", KEYS)
 def test_an_empty_flag_or_an_empty_key_of_invokes_is_an_error(key: str) -> None:
-    flag = f"--{key.replace('_', '-')}"
+    flag, given = f"--{key.replace('_', '-')}", dict[str, Any]({key: ""})
     with pytest.raises(SettingsError, match=f"{flag} is empty"):
-        load(**{key: ""})
+        Settings.load(None, environ={}, **given)
     with pytest.raises(SettingsError, match=f"repom.{key} .* is empty"):
         Settings.load({"repom": {key: ""}}, environ={})
 

@@ -48,7 +48,7 @@ def exists(project: Path) -> bool:
 def version(project: Path) -> str:
     """The cluster's major version; empty when there is none."""
     path = folder(project) / "PG_VERSION"
-    return path.read_text().strip() if exists(project) else ""
+    return path.read_text(errors="replace").strip() if exists(project) else ""
 
 
 def running_port(project: Path) -> int | None:
@@ -232,7 +232,9 @@ def _control(project: Path, *arguments: str | Path, run: Settings | None = None)
 def _run(argv: Sequence[str], account: str | None, settings: Settings | None) -> Result:
     runner = HostRunner(echo=settings.echo, dry=settings.dry) if settings else HostRunner()
     command = as_account(argv, account, sys.platform)
-    return runner.run(command, warn=True, dry=None if settings else False)
+    if settings:
+        return runner.run(command, warn=True)
+    return runner.run(command, warn=True, dry=False, timeout=20)
 
 
 def _account(project: Path) -> str | None:
@@ -242,7 +244,14 @@ def _account(project: Path) -> str | None:
     import pwd
 
     if exists(project):
-        return pwd.getpwuid(folder(project).stat().st_uid).pw_name
+        number = folder(project).stat().st_uid
+        try:
+            return pwd.getpwuid(number).pw_name
+        except KeyError:
+            raise Unreachable(
+                f"{folder(project)} belongs to user {number}, and this system has no such user",
+                f"Give it to one that it has: chown -R postgres {folder(project)}",
+            ) from None
     names = {user.pw_name for user in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
 

@@ -311,7 +311,7 @@ def _check_free(settings: Settings, volume: str, labels: Mapping[str, str]) -> N
     """:raises Refused: the volume is of another project, which still exists, or in use."""
     other = container.owner(labels, settings.project)
     # Labels of a volume cannot be changed, so a project that moved must get past this.
-    if other and Path(other).exists():
+    if other and container.is_there(other):
         raise Refused(
             f"Volume {volume} belongs to the project in {other}",
             "Set REPOM_CONTAINER to another name, from which the volume has its own",

@@ -61,7 +61,9 @@ def _text(path: Path) -> str:
     if not os.path.lexists(path) or path.is_dir():
         return ""
     if not path.is_file():
-        raise SettingsError(f"{path} is not a regular file", "Replace it by one, or remove it")
+        raise SettingsError(
+            f"{path} is not a regular file", "Replace it with a regular file, or remove it"
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -220,6 +220,11 @@ def _check_removable(settings: Settings, found: Container, server: Server, volum
             f"The data of container {found.name} are in the container itself and would go with it",
             "Back up with invoke db.backup, then add --volume",
         )
+    if volume and container.is_remote(address := container.endpoint(settings.docker)):
+        raise Refused(
+            f"The container engine is on another machine ({address})",
+            "Leave --volume out, or run the task on that machine",
+        )
     if volume and Path(server.data).is_absolute():
         raise Refused(
             f"The data are in the folder {server.data}, which repom did not make",

@@ -184,11 +184,11 @@ def legible(origin: str, value: Any) -> Any:
     """
     text = str(value)
     if isinstance(value, bool) or not isinstance(value, str | int | os.PathLike):
-        raise SettingsError(f"{origin} is neither text nor a number", "Write it as text")
+        raise SettingsError(f"{origin} must be text or a number", "Put it between quotes")
     if not text.strip():
         raise SettingsError(f"{origin} is empty", "Give it a value, or leave it out")
     if not _is_utf8(text) or "\0" in text:
-        raise SettingsError(f"{origin} is not valid UTF-8 text", "Write it anew")
+        raise SettingsError(f"{origin} is not valid UTF-8 text", "Set it again")
     return value
 
 
@@ -318,7 +318,7 @@ def expanded(origin: str, path: str) -> Path:
         user = path.partition("/")[0]
         raise SettingsError(
             f"{origin} begins with {user}, and this machine has no such user",
-            "Write the whole path",
+            "Use an absolute path",
         ) from None
 
 
@@ -411,7 +411,7 @@ def _sqlite(path: str, origin: str, project: Path) -> dict[str, Any]:
         absolute = (project / expanded(origin, path)).resolve()
     except (OSError, RuntimeError):
         raise SettingsError(
-            f"The path in {origin} leads nowhere", "Is it a link to itself?"
+            f"The path in {origin} cannot be followed", "Check for a link that points to itself"
         ) from None
     inside = absolute.is_relative_to(project)
     name = absolute.relative_to(project).as_posix() if inside else str(absolute)

@@ -173,8 +173,8 @@ def _check_encoding(parts: re.Match[str], origin: str) -> None:
 
 def _unencoded(origin: str) -> SettingsError:
     return SettingsError(
-        f"{origin} has special characters where its host or database should be",
-        "Percent-encode them in user, password and database: @ as %40, / as %2F, ? as %3F, # as"
+        f"{origin} has special characters in the wrong place",
+        "Percent-encode them in the user, the password and the database: @ as %40, / as %2F, ? as %3F, # as"
         " %23",
     )
 
@@ -239,7 +239,7 @@ def checked_host(host: str, origin: str) -> str:
         raise several_hosts(origin)
     if not is_host(host):
         raise SettingsError(
-            f"The host in {origin} has characters that no host has",
+            f"The host in {origin} has characters that are not allowed in a host",
             "Expected a name, an IP address or the folder of a socket",
         )
     return bare(host)
@@ -280,6 +280,6 @@ def _demand_tls(passed: dict[str, str], value: str, name: str, origin: str) -> N
     mode = SSL.get(value.lower())
     if mode is None or passed.setdefault("sslmode", mode) != mode:
         raise SettingsError(
-            f"The parameter {name} in {origin} is not clear",
+            f"The parameter {name} in {origin} is ambiguous",
             "Use sslmode=disable, prefer, require, verify-ca or verify-full instead",
         )

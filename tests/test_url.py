@@ -89,7 +89,7 @@ def test_other_drivers_spelling_of_tls_is_honoured(query: str, mode: str) -> Non
 
 @pytest.mark.parametrize("query", ["ssl=true&sslmode=disable", "ssl=maybe", "ssl_require=x"])
 def test_a_demand_for_tls_that_is_not_clear_is_refused(query: str) -> None:
-    assert "is not clear" in refusal(f"postgresql://db/shop?{query}").message
+    assert "is ambiguous" in refusal(f"postgresql://db/shop?{query}").message
 
 
 def test_options_of_the_session_are_kept_apart() -> None:

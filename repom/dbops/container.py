@@ -271,8 +271,8 @@ def _elsewhere(service: str, here: Sequence[Container], made: Sequence[Container
     """That a container is nearly the one, since its project was started in another way."""
     if here:
         return (
-            f"Container {here[0].name} is of the Compose project {_name(here[0])}, which is not"
-            f" the one that Compose uses here; to use it, set REPOM_CONTAINER to {here[0].name}"
+            f"Container {here[0].name} belongs to the Compose project {_name(here[0])}, and Compose"
+            f" uses another name here; to use it, set REPOM_CONTAINER to {here[0].name}"
         )
     if len(made) == 1:
         return (
@@ -307,6 +307,15 @@ def is_same(folder: str, project: Path) -> bool:
         return named == own or named.samefile(own)
     except (OSError, ValueError):
         return False
+
+
+def is_there(folder: str) -> bool:
+    """Whether the folder that a label names exists; one that this user may not look into,
+    such as in a neighbour's home, does."""
+    try:
+        return Path(folder).exists()
+    except OSError:
+        return True
 
 
 def shown_folder(folder: str) -> str:
@@ -351,7 +360,7 @@ def check_owner(found: Container, project: Path, *, moved: bool = False) -> None
     :raises Refused: the container was made for another project.
     """
     other = owner(found.labels, project)
-    if other and (Path(other).is_dir() or not moved):
+    if other and (not moved or is_there(other)):
         raise Refused(
             f"Container {found.name} belongs to the project in {shown_folder(other)}",
             "Set REPOM_CONTAINER to another name (if that project was moved here, remove the"

@@ -90,7 +90,7 @@ def _question(settings: Settings, seen: server.Server) -> str:
     """What will be deleted, before somebody says yes."""
     data = seen.data or "the container"
     holds = f"{seen.database} ({_holds(settings, seen)})"
-    return f"Delete {seen.name} and its data in {data}? All of its databases are lost: {holds}."
+    return f"Delete {seen.name} and its data in {data}? All of its databases will be lost: {holds}."
 
 
 def _holds(settings: Settings, seen: server.Server) -> str:

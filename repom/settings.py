@@ -61,11 +61,11 @@ class Settings:
     :param database: the database's name; for SQLite its path relative to the project.
     :param host: as configured; ``None`` when nobody named one.
     :param port: as configured; ``None`` when nobody named one.
-    :param options: connection parameters of libpq, without the two that follow.
-    :param session_options: settings of the sessions, as in libpq's ``options``.
+    :param options: connection parameters of libpq, besides those that have a field.
     :param configured: whether a database was named at all, or this is the default.
     :param dry: say what would be done, and write nothing.
     :param echo: show every command on standard error.
+    :param session_options: settings of the sessions, as in libpq's ``options``.
     """
 
     project: Path
@@ -76,7 +76,6 @@ class Settings:
     host: str | None = None
     port: int | None = None
     options: tuple[tuple[str, str], ...] = ()
-    session_options: str = ""
     configured: bool = True
     container: str = "repom_postgres"
     compose_service: str | None = None
@@ -90,6 +89,7 @@ class Settings:
     jobs: int = 1
     dry: bool = False
     echo: bool = False
+    session_options: str = ""
 
     @property
     def sqlite_path(self) -> Path:

@@ -174,8 +174,8 @@ def _check_encoding(parts: re.Match[str], origin: str) -> None:
 def _unencoded(origin: str) -> SettingsError:
     return SettingsError(
         f"{origin} has special characters in the wrong place",
-        "Percent-encode them in the user, the password and the database: @ as %40, / as %2F, ? as %3F, # as"
-        " %23",
+        "Percent-encode them in the user, the password and the database:"
+        " @ as %40, / as %2F, ? as %3F, # as %23",
     )
 
 

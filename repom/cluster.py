@@ -48,15 +48,32 @@ def exists(project: Path) -> bool:
 def version(project: Path) -> str:
     """The cluster's major version; empty when there is none."""
     path = folder(project) / "PG_VERSION"
-    return path.read_text().strip() if exists(project) else ""
+    return path.read_text(errors="replace").strip() if exists(project) else ""
 
 
 def running_port(project: Path) -> int | None:
     """The port that the cluster's server listens on, or ``None`` when it does not run."""
     if not exists(project) or not _control(project, "status", "-D", folder(project)).ok:
         return None
-    lines = (folder(project) / "postmaster.pid").read_text().splitlines()
-    return int(lines[3])  # line 4 of PostgreSQL's lock file
+    try:
+        lines = (folder(project) / "postmaster.pid").read_text(errors="replace").splitlines()
+        pid, data, _started, port = lines[0], lines[1], *lines[2:4]
+        return int(port) if _is_server(int(pid)) and _is_folder(data, project) else None
+    except (OSError, ValueError, IndexError):  # it has ended meanwhile, or never ran here
+        return None
+
+
+def _is_server(pid: int) -> bool:
+    """Whether the process is PostgreSQL's. `pg_ctl` only asks whether there is one, and
+    would stop whatever has taken the number of a server that was killed."""
+    name = Path(f"/proc/{pid}/comm")
+    return not name.exists() or name.read_text().strip() in ("postgres", "postmaster")
+
+
+def _is_folder(data: str, project: Path) -> bool:
+    """Whether the server's folder is this one: one that was copied under a running server
+    has the lock file of the original, which is another project's."""
+    return Path(data).exists() and Path(data).samefile(folder(project))
 
 
 def programs_for(major: str, available: Iterable[tuple[int, str]] | None = None) -> str:
@@ -215,7 +232,9 @@ def _control(project: Path, *arguments: str | Path, run: Settings | None = None)
 def _run(argv: Sequence[str], account: str | None, settings: Settings | None) -> Result:
     runner = HostRunner(echo=settings.echo, dry=settings.dry) if settings else HostRunner()
     command = as_account(argv, account, sys.platform)
-    return runner.run(command, warn=True, dry=None if settings else False)
+    if settings:
+        return runner.run(command, warn=True)
+    return runner.run(command, warn=True, dry=False, timeout=20)
 
 
 def _account(project: Path) -> str | None:
@@ -225,7 +244,14 @@ def _account(project: Path) -> str | None:
     import pwd
 
     if exists(project):
-        return pwd.getpwuid(folder(project).stat().st_uid).pw_name
+        number = folder(project).stat().st_uid
+        try:
+            return pwd.getpwuid(number).pw_name
+        except KeyError:
+            raise Unreachable(
+                f"{folder(project)} belongs to user {number}, and this system has no such user",
+                f"Give it to one that it has: chown -R postgres {folder(project)}",
+            ) from None
     names = {user.pw_name for user in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
 

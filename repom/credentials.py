@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from .settings import Settings, read_dotenv
+from .dotenv import read_dotenv
+from .settings import Settings
 
 log = logging.getLogger("repom")
 
@@ -73,7 +74,9 @@ def remember(before: Settings, after: Settings, port: int | None = None) -> None
         return
     append(path, new)
     log.info("Added %s to %s", ", ".join(new), path)
-    if "POSTGRES_PASSWORD" in new and Settings.load(cwd=before.project).password is None:
+    if "POSTGRES_PASSWORD" not in new:
+        return
+    if Settings.load(cwd=before.project, quiet=True).password is None:
         log.warning("The database URL has no password: give it the one that is now in %s", path)
 
 
@@ -87,7 +90,10 @@ def append(path: Path, values: Mapping[str, str]) -> None:
 
 
 def quoted(value: str) -> str:
-    """The value as `.env` wants it."""
+    """The value as `.env` wants it: both Compose and repom read it back, also as a password,
+    in which repom expands nothing. Single quotes cannot hold every backslash."""
     if re.fullmatch(r"[\w.,:/@%+=~-]+", value):
         return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if "\\" not in value:
+        return "'" + value.replace("'", "\\'") + "'"
+    return '"' + re.sub(r'([\\"$])', r"\\\1", value) + '"'

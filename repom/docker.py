@@ -80,6 +80,7 @@ def versions(looked: str) -> tuple[str, frozenset[str]]:
 
 def failure(said: str) -> RepomError:
     """What a complaint of the engine means."""
+    said = container.without_secrets(said)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     line = next((each for each in lines if "rror" in each), lines[-1] if lines else "no reason")
     if any(part in said.lower() for part in TAKEN):
@@ -116,13 +117,17 @@ def check_port(port: int, platform: str = sys.platform) -> None:
                 raise port_taken(port) from None
 
 
+#: Seconds for a change that brings nothing over the network; a stop waits 60 itself.
+QUICK = 180
+
+
 def details(docker: str, kind: str, name: str) -> dict[str, Any]:
     """What the engine knows of a container, an image or a volume; empty: no such thing.
 
     :raises Unreachable: it does not say, so that nobody takes what is there for absent.
     """
     try:
-        return container.inspect(docker, kind, [name], dict)[0]
+        return container.inspect(docker, kind, [name], dict[str, Any])[0]
     except EngineSilent as silent:
         if silent.reason == "absent":
             return {}
@@ -162,14 +167,17 @@ def _service_environment(settings: Settings) -> dict[str, str] | None:
     something wrong with the file, as `up` will say."""
     argv = container.compose_argv(settings.project, "config", "--format", "json")
     try:
-        services = json.loads(container.ask(settings.docker, argv))["services"]
+        services = container.part(json.loads(container.ask(settings.docker, argv))["services"])
+        service = services.get(str(settings.compose_service))
+        if service is None:  # of a profile that is not active
+            return None
+        given = container.part(container.part(service).get("environment"))
     except EngineSilent as silent:
         lacks_values = "required variable" in silent.reason or "env file" in silent.reason
         return {} if lacks_values else None
-    service = services.get(settings.compose_service)
-    if service is None:  # of a profile that is not active
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return {k: v or "" for k, v in (service.get("environment") or {}).items()}
+    return {name: "" if value is None else str(value) for name, value in given.items()}
 
 
 def wake(settings: Settings, found: Container) -> None:
@@ -194,7 +202,7 @@ def wake(settings: Settings, found: Container) -> None:
 
 def halt(settings: Settings, found: Container) -> None:
     """Stop a container; harmless when there is none, or it does not run."""
-    container.check_owner(found, settings.project)
+    container.check_ours(found, settings.project)
     if found.state == "paused":
         run(settings, "unpause", found.id)
     if found.state in ("running", "paused", "restarting"):
@@ -232,7 +240,9 @@ def run(settings: Settings, *arguments: str, env: Mapping[str, str] | None = Non
     :raises RepomError: it failed; see `failure`.
     """
     runner = HostRunner(echo=settings.echo, dry=settings.dry)
-    result = runner.run([settings.docker, *arguments], env=env, warn=True)
+    patience = None if arguments[0] in ("pull", "compose") else QUICK
+    argv = [settings.docker, *arguments]
+    result = runner.run(argv, env=env, warn=True, timeout=patience)
     if not result.ok:
         raise failure(result.stderr or result.stdout)
     return str(result.stdout).strip()
@@ -301,7 +311,7 @@ def _check_free(settings: Settings, volume: str, labels: Mapping[str, str]) -> N
     """:raises Refused: the volume is of another project, which still exists, or in use."""
     other = container.owner(labels, settings.project)
     # Labels of a volume cannot be changed, so a project that moved must get past this.
-    if other and Path(other).exists():
+    if other and container.is_there(other):
         raise Refused(
             f"Volume {volume} belongs to the project in {other}",
             "Set REPOM_CONTAINER to another name, from which the volume has its own",

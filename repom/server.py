@@ -129,23 +129,38 @@ def logs(settings: Settings, lines: int = 50) -> str:
     return "\n".join(docker.log_lines(settings.docker, found.id, lines))
 
 
-def remove(settings: Settings, *, volume: bool = False) -> Server:
+def removable(settings: Settings, *, volume: bool = False) -> Server:
+    """What `remove` would remove; raises as that does, and changes nothing."""
+    found = _find(settings)
+    if _is_local(settings, found):
+        return _describe_local(settings)
+    _check_engine(found)
+    before = _describe(settings, found)
+    _check_removable(settings, found, before, volume)
+    return before
+
+
+def remove(settings: Settings, *, volume: bool = False, seen: Server | None = None) -> Server:
     """Stop the server and remove its container; the data stay unless told otherwise.
 
     :param volume: remove the data, too, and with them a local cluster.
+    :param seen: what somebody agreed to have removed.
     :returns: what there was.
     :raises Refused: container or data are not this project's, or the data are in the
-        container itself and would be lost with it.
+        container itself and would be lost with it, or they are not those that were seen.
     """
+    before = removable(settings, volume=volume)
+    if seen and (seen.kind, seen.name, seen.data) != (before.kind, before.name, before.data):
+        raise Refused(
+            f"The server has changed: it is now {before.name} with its data in {before.data}",
+            "See invoke postgres.status, then run it again",
+        )
     found = _find(settings)
-    if _is_local(settings, found):
+    if before.kind == "local":
         before = stop(settings)
         if volume and before.data and not settings.dry:
             cluster.discard(settings.project)
         return before
-    _check_engine(found)
-    before = _describe(settings, found)
-    _check_removable(settings, found, before, volume)
     if found.id:
         docker.halt(settings, found)
         # With the data go the nameless volumes, which nobody would find again.
@@ -191,7 +206,7 @@ def _check_target(settings: Settings) -> None:
             "Unset DATABASE_URL, or set it to postgresql://USER:PASSWORD@localhost:5432/DATABASE",
         )
     host = settings.host
-    if not container.is_near(host, settings.container, settings.compose_service):
+    if not container.is_near(settings.address, settings.container, settings.compose_service):
         raise SettingsError(
             f"The database is on host {host}, and repom starts servers on this machine only",
             "Unset the host, or set it to localhost",
@@ -199,11 +214,16 @@ def _check_target(settings: Settings) -> None:
 
 
 def _check_removable(settings: Settings, found: Container, server: Server, volume: bool) -> None:
-    container.check_owner(found, settings.project)
+    container.check_ours(found, settings.project)
     if found.id and not server.data and not volume:
         raise Refused(
             f"The data of container {found.name} are in the container itself and would go with it",
             "Back up with invoke db.backup, then add --volume",
+        )
+    if volume and container.is_remote(address := container.endpoint(settings.docker)):
+        raise Refused(
+            f"The container engine is on another machine ({address})",
+            "Leave --volume out, or run the task on that machine",
         )
     if volume and Path(server.data).is_absolute():
         raise Refused(

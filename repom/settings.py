@@ -6,16 +6,17 @@ validated `Settings`; nothing else in repom looks at the environment for configu
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote
 
+from . import url
+from .address import Address
+from .dotenv import read_dotenv
 from .errors import Hidden, SettingsError
 
 log = logging.getLogger("repom")
@@ -44,20 +45,8 @@ KEYS = (
 
 VARIABLES = frozenset(f"REPOM_{key.upper()}" for key in KEYS)
 
-#: Connection parameters of libpq that a URL may carry and that are passed on. Others
-#: belong to an ORM or a pool, and libpq would reject them.
-LIBPQ_OPTIONS = (
-    "sslmode",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "sslcrl",
-    "channel_binding",
-    "gssencmode",
-    "connect_timeout",
-    "target_session_attrs",
-    "options",
-)
+#: More workers than any server of a developer has processors for.
+MOST_JOBS = 64
 
 _DOCKER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _IMAGE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:/@-]*")
@@ -72,9 +61,11 @@ class Settings:
     :param database: the database's name; for SQLite its path relative to the project.
     :param host: as configured; ``None`` when nobody named one.
     :param port: as configured; ``None`` when nobody named one.
+    :param options: connection parameters of libpq, besides those that have a field.
     :param configured: whether a database was named at all, or this is the default.
     :param dry: say what would be done, and write nothing.
     :param echo: show every command on standard error.
+    :param session_options: settings of the sessions, as in libpq's ``options``.
     """
 
     project: Path
@@ -98,6 +89,7 @@ class Settings:
     jobs: int = 1
     dry: bool = False
     echo: bool = False
+    session_options: str = ""
 
     @property
     def sqlite_path(self) -> Path:
@@ -106,17 +98,20 @@ class Settings:
         return (self.project / self.database).resolve()
 
     @property
+    def address(self) -> Address:
+        """Where the server is, as configured."""
+        return Address(self.host, self.port)
+
+    @property
     def remote_host(self) -> str | None:
         """The server's host, when that is another machine than this one."""
-        own = {None, "", self.container, self.compose_service}
-        if self.host in own or str(self.host).lower() == "localhost":
-            return None
-        if str(self.host).startswith(("/", "@")):
-            return None
-        try:
-            return None if ipaddress.ip_address(str(self.host)).is_loopback else self.host
-        except ValueError:
-            return self.host
+        own_name = self.compose_service or self.container
+        return None if self.host == own_name else self.remote_from("host")
+
+    def remote_from(self, via: str) -> str | None:
+        """The server's host, when that is another machine for programs that run `via`
+        ``docker`` or ``host``: what a container's name leads to on the host, nobody knows."""
+        return None if via == "docker" or self.address.is_local else self.host
 
     @classmethod
     def load(
@@ -125,6 +120,7 @@ class Settings:
         *,
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        quiet: bool = False,
         **flags: Any,
     ) -> Settings:
         """Read every source and return what holds.
@@ -133,6 +129,7 @@ class Settings:
             and ``run`` count.
         :param environ: instead of the process's environment.
         :param cwd: instead of the working directory, for finding the project folder.
+        :param quiet: do not warn, since it has been done.
         :param flags: values from the command line; ``None`` means not given.
         :raises SettingsError: for a value that is not allowed; names its source, and
             shows it unless it could hold a secret.
@@ -142,12 +139,14 @@ class Settings:
         config = config or {}
         dotenv = hidden(read_dotenv(project / ".env", environ))
         sources = _Sources(flags, environ, dotenv, config)
+        for warning in [] if quiet else sources.unknown():
+            log.warning("%s", warning)
         run = config.get("run") or {}
         return cls(
             project=project,
             dry=bool(run.get("dry")),
             echo=bool(run.get("echo")),
-            **_database(sources, project),
+            **_database(sources, project, quiet=quiet),
             **_options(sources, project),
         )
 
@@ -157,7 +156,8 @@ class Settings:
         :raises SettingsError: a value is not allowed.
         """
         given = {key: value for key, value in flags.items() if value is not None}
-        return replace(self, **{k: OPTIONS[k][1](k, value) for k, value in given.items()})
+        checked = {k: OPTIONS[k][1](k, legible(k, value)) for k, value in given.items()}
+        return replace(self, **checked)
 
 
 def hidden(values: Mapping[str, str]) -> dict[str, str]:
@@ -177,49 +177,27 @@ def find_project(start: Path) -> Path:
     return start
 
 
-def read_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """Parse a `.env` file as Compose does, without touching the environment.
+def legible(origin: str, value: Any) -> Any:
+    """The value, if it is one that programs and files can take.
 
-    `${NAME}` and `${NAME:-default}` are expanded from `environ` and the lines above,
-    but not between single quotes and never in POSTGRES_PASSWORD.
-
-    :raises SettingsError: for a line that cannot be parsed; names its number only.
+    :raises SettingsError: it is empty, or has characters that nothing takes.
     """
-    if not path.is_file():
-        return {}
-    from dotenv.variables import parse_variables
-
-    values: dict[str, str] = {}
-    for key, value, text in _assignments(path):
-        literal = re.match(r"[^=]*=\s*'", text) or key == "POSTGRES_PASSWORD"
-        if not literal:
-            known = {**values, **environ}
-            value = "".join(atom.resolve(known) for atom in parse_variables(value))
-        values[key] = value
-        if key.startswith("REPOM_") and key not in VARIABLES:
-            log.warning("%s in %s is no setting of repom", key, path.name)
-    return values
+    text = str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | os.PathLike):
+        raise SettingsError(f"{origin} must be text or a number", "Put it between quotes")
+    if not text.strip():
+        raise SettingsError(f"{origin} is empty", "Give it a value, or leave it out")
+    if not _is_utf8(text) or "\0" in text:
+        raise SettingsError(f"{origin} is not valid UTF-8 text", "Set it again")
+    return value
 
 
-def _assignments(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Name, value and text of each line of a `.env` file that sets something."""
-    from dotenv.parser import parse_stream
-
+def _is_utf8(text: str) -> bool:
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            bindings = list(parse_stream(stream))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read ({type(error).__name__})") from None
-    for binding in bindings:
-        text = binding.original.string
-        if binding.error:
-            blank = text[: len(text) - len(text.lstrip())].count("\n")
-            raise SettingsError(
-                f"{path.name} line {binding.original.line + blank} cannot be parsed",
-                "Write NAME=value, and quote a value that has spaces or quotes",
-            )
-        if binding.key is not None and binding.value is not None:
-            yield binding.key, binding.value, text
+        text.encode()
+    except UnicodeEncodeError:  # other bytes of the environment, as Python keeps them
+        return False
+    return True
 
 
 class _Sources:
@@ -234,34 +212,66 @@ class _Sources:
     ) -> None:
         self._flags = flags
         self._named = (("the environment", environ), (".env", dotenv))
-        self._config = config.get("repom") or {}
+        section = config.get("repom")
+        if section is not None and not hasattr(section, "items"):
+            raise SettingsError(
+                "repom in Invoke's configuration is not a section", "Write names and values"
+            )
+        self._config: Mapping[str, Any] = {} if section is None else section
 
     def variable(self, name: str) -> tuple[str | None, str]:
-        """The value of an environment variable and where it came from; empty is unset."""
+        """The value of an environment variable and where it came from.
+
+        An empty one is an error: `REPOM_CONTAINER=$UNSET` must not mean the default. Only
+        a password may be empty.
+        """
         for origin, values in self._named:
-            if values.get(name):
-                return str(values[name]), f"{name} (from {origin})"
+            if name in values:
+                origin = f"{name} (from {origin})"
+                may_be_empty = name == "POSTGRES_PASSWORD" and not values[name]
+                return values[name] if may_be_empty else legible(origin, values[name]), origin
         return None, name
 
     def setting(self, key: str) -> tuple[Any, str]:
         """The value of a repom setting in the order of the contract, and its origin."""
         if self._flags.get(key) is not None:
-            return self._flags[key], f"--{key.replace('_', '-')}"
+            origin = f"--{key.replace('_', '-')}"
+            return legible(origin, self._flags[key]), origin
         value, origin = self.variable(f"REPOM_{key.upper()}")
-        if value is None and self._config.get(key) not in (None, ""):
-            return self._config[key], f"repom.{key} (from Invoke's configuration)"
+        if value is None and self._config.get(key) is not None:
+            origin = f"repom.{key} (from Invoke's configuration)"
+            return legible(origin, self._config[key]), origin
         return value, origin
+
+    def unknown(self) -> Iterable[str]:
+        """What is spelled like a setting and is none, with what was probably meant. No
+        error: it may be one of a newer version."""
+        given = [name for _origin, values in self._named for name in values]
+        for prefix in ("", "INVOKE_"):
+            names = [n for n in given if n.startswith(f"{prefix}REPOM_")]
+            yield from _misspelt(names, {f"{prefix}{each}" for each in VARIABLES})
+        yield from _misspelt([f"repom.{n}" for n in self._config], {f"repom.{n}" for n in KEYS})
 
     def read(self, key: str, default: Any, check: Callable[[str, Any], Any]) -> Any:
         value, origin = self.setting(key)
         return default if value is None else check(origin, value)
 
 
-def _at_least(least: int) -> Callable[[str, Any], int]:
+def _misspelt(names: Iterable[str], known: Iterable[str]) -> Iterable[str]:
+    for name in sorted(set(names) - set(known)):
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, sorted(known), 1, 0.8)
+        yield f"Unknown setting {name}{f' (did you mean {near[0]}?)' if near else ''}"
+
+
+def _at_least(least: int, most: int = 999_999_999) -> Callable[[str, Any], int]:
+    allowed = f"{least} or more" if most == 999_999_999 else f"{least} to {most}"
+
     def check(origin: str, value: Any) -> int:
         text = str(value).strip()
-        if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
-            _reject(origin, value, f"a whole number, {least} or more")
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            _reject(origin, value, f"a whole number, {allowed}")
         return int(text)
 
     return check
@@ -293,12 +303,30 @@ def _matching(pattern: re.Pattern[str]) -> Callable[[str, Any], str]:
     return check
 
 
-def _path(_origin: str, value: Any) -> Path:
-    return Path(str(value)).expanduser()
+def _path(origin: str, value: Any) -> Path:
+    return expanded(origin, str(value))
+
+
+def expanded(origin: str, path: str) -> Path:
+    """The path, with ``~`` for a home folder.
+
+    :raises SettingsError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = path.partition("/")[0]
+        raise SettingsError(
+            f"{origin} begins with {user}, and this machine has no such user",
+            "Use an absolute path",
+        ) from None
 
 
 def _reject(origin: str, value: Any, allowed: str) -> NoReturn:
-    raise SettingsError(f"{origin} is {str(value)!r}", f"Allowed: {allowed}")
+    text = str(value)
+    # Who takes one variable for another may have put a URL with a password into it.
+    shown = "not allowed" if "://" in text else repr(text)
+    raise SettingsError(f"{origin} is {shown}", f"Allowed: {allowed}")
 
 
 def _text(_origin: str, value: Any) -> str:
@@ -316,7 +344,7 @@ OPTIONS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
     "keep": (7, _at_least(1)),
     "undo_keep": (1, _at_least(0)),
     "format": ("custom", _one_of(FORMATS)),
-    "jobs": (min(os.cpu_count() or 1, 8), _at_least(1)),
+    "jobs": (min(os.cpu_count() or 1, 8), _at_least(1, MOST_JOBS)),
 }
 
 
@@ -325,99 +353,66 @@ def _options(sources: _Sources, project: Path) -> dict[str, Any]:
     return {**values, "backup_dir": project / values["backup_dir"]}
 
 
-def _database(sources: _Sources, project: Path) -> dict[str, Any]:
+def _database(sources: _Sources, project: Path, *, quiet: bool) -> dict[str, Any]:
     """Which database: a URL, else the official image's variables, else the default."""
-    for value, origin in (
-        sources.variable("REPOM_DATABASE_URL"),
-        sources.variable("DATABASE_URL"),
-        sources.setting("database_url"),
+    for look in (
+        lambda: sources.variable("REPOM_DATABASE_URL"),
+        lambda: sources.variable("DATABASE_URL"),
+        lambda: sources.setting("database_url"),
     ):
-        if value:
-            return _from_url(str(value), origin, project)
+        value, origin = look()
+        if value is not None:
+            return _from_url(url.parse(str(value), origin), origin, project, quiet=quiet)
     names = ("USER", "PASSWORD", "DB", "HOST", "PORT")
     given = {name: sources.variable(f"POSTGRES_{name}") for name in names}
-    if any(value for value, _origin in given.values()):
+    if any(value for value, _origin in given.values()):  # an empty password alone is none
         return _from_variables(given)
     return {**_sqlite(DEFAULT_SQLITE, "the default", project), "configured": False}
 
 
 def _from_variables(given: Mapping[str, tuple[str | None, str]]) -> dict[str, Any]:
     user = given["USER"][0] or "postgres"
-    port, origin = given["PORT"]
-    host = given["HOST"][0]
-    if host and "," in host:
-        raise SettingsError(f"{given['HOST'][1]} names several hosts", "Name one")
+    host, host_origin = given["HOST"]
+    port, port_origin = given["PORT"]
     return {
         "backend": "postgresql",
         "database": given["DB"][0] or user,
         "user": user,
-        "password": given["PASSWORD"][0],
-        "host": host,
-        "port": None if port is None else _port(origin, port),
+        "password": given["PASSWORD"][0] or None,
+        "host": None if host is None else url.checked_host(host, host_origin),
+        "port": None if port is None else _at_least(1, 65535)(port_origin, port),
     }
 
 
-def _port(origin: str, value: Any) -> int:
-    number = _at_least(1)(origin, value)
-    if number > 65535:
-        _reject(origin, value, "a port, 1 to 65535")
-    return number
-
-
-def _from_url(text: str, origin: str, project: Path) -> dict[str, Any]:
-    """Parse a SQLAlchemy or libpq URL. Its text is in no message: it can hold a password."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):  # what it says would quote the URL
-        url = None
-    if url is None:
-        authority = text.partition("://")[2].rpartition("@")[2].partition("/")[0]
-        if "," in authority:
-            raise SettingsError(f"{origin} names several hosts", "Name one")
-        raise SettingsError(
-            f"{origin} is not a database URL",
-            "Expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:///PATH",
-        )
-    backend = url.drivername.partition("+")[0]
-    if backend == "sqlite":
-        return _sqlite("" if url.host else url.database or "", origin, project)
-    if backend not in ("postgresql", "postgres"):
-        raise SettingsError(
-            f"{origin} is a {backend} URL", "Allowed: postgresql://, postgres:// and sqlite:///"
-        )
-    if url.database and make_url("x://h/%41").database != "A":  # SQLAlchemy before 2.1
-        url = url.set(database=unquote(url.database))
-    query = {k: v if isinstance(v, str) else ",".join(v) for k, v in url.query.items()}
-    return _postgresql(url, query, origin)
-
-
-def _postgresql(url: Any, query: Mapping[str, str], origin: str) -> dict[str, Any]:
-    host = unquote(url.host) if url.host else query.get("host")
-    if host and "," in host:
-        raise SettingsError(f"{origin} names several hosts", "Name one")
-    port = url.port if url.port is not None else query.get("port")
-    user = url.username or query.get("user") or "postgres"
-    password = query.get("password") if url.password is None else str(url.password)
+def _from_url(found: url.Url, origin: str, project: Path, *, quiet: bool) -> dict[str, Any]:
+    if found.backend == "sqlite":
+        return _sqlite(found.database, origin, project)
+    if found.unknown and not quiet:
+        log.warning("Ignoring parameters of %s: %s", origin, ", ".join(found.unknown))
     return {
-        "backend": "postgresql",
-        "database": url.database or query.get("dbname") or user,
-        "user": user,
-        "password": password or None,
-        "host": host or None,
-        "port": None if port is None else _port(f"The port in {origin}", port),
-        "options": tuple((k, query[k]) for k in LIBPQ_OPTIONS if k in query),
+        "backend": found.backend,
+        "database": found.database,
+        "user": found.user,
+        "password": found.password,
+        "host": found.host,
+        "port": found.port,
+        "options": found.options,
+        "session_options": found.session,
     }
 
 
 def _sqlite(path: str, origin: str, project: Path) -> dict[str, Any]:
     if path in ("", ":memory:") or path.startswith("file:"):
         raise SettingsError(
-            f"{origin} names no SQLite file on disk", "Write sqlite:///PATH, a path to a file"
+            f"{origin} does not name an SQLite file on disk",
+            "Write sqlite:///PATH, a path to a file",
         )
-    absolute = Path(project, Path(path).expanduser()).resolve()
+    try:
+        absolute = (project / expanded(origin, path)).resolve()
+    except (OSError, RuntimeError):
+        raise SettingsError(
+            f"The path in {origin} cannot be followed", "Check for a link that points to itself"
+        ) from None
     inside = absolute.is_relative_to(project)
     name = absolute.relative_to(project).as_posix() if inside else str(absolute)
     return {"backend": "sqlite", "database": name}

@@ -27,7 +27,7 @@ from tests.fakes import Answer, FakeRunner
 
 CANARY = "s3cret-c4nary"
 HERE = Login("shop", "ann")
-FULL = Login("shop", "ann", CANARY, "db", 5433, (("sslmode", "require"), ("options", "-c a=b")))
+FULL = Login("shop", "ann", CANARY, "db", 5433, (("sslmode", "require"),), "-c a=b")
 
 # -- what df says -------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from repom.dbops import container
-from repom.dbops.container import Container, choose, endpoint, find, is_loopback, is_remote
+from repom.dbops.container import Container, choose, endpoint, find, is_remote
 from repom.dbops.runner import DockerRunner, HostRunner
 from repom.errors import SettingsError, Unreachable
 from tests.fakes import FakeDocker, inspected
@@ -66,8 +66,8 @@ MEANT = {
     "localhost and its port": ("localhost", 5432),
     "LOCALHOST": ("LOCALHOST", 5432),
     "IPv4 loopback": ("127.0.0.1", 5432),
-    "another IPv4 loopback": ("127.1.2.3", 5432),
-    "IPv6 loopback": ("::1", 5432),
+    "another IPv4 loopback": ("127.1.2.3", None),
+    "IPv6 loopback": ("::1", None),
     "its name": ("repom_postgres", None),
     "its name and the inner port": ("repom_postgres", 5432),
     "its name and any port": ("repom_postgres", 9999),
@@ -107,7 +107,7 @@ def test_docker_together_with_another_host_is_an_error(docker: FakeDocker, host:
     assert 2 == caught.value.exit_status
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 @pytest.mark.parametrize("ports", [(), (5433,), (5433, 8080)])
 def test_a_loopback_port_that_the_container_does_not_publish_is_another_server(
     docker: FakeDocker, talk: pytest.LogCaptureFixture, host: str, ports: tuple[int, ...]
@@ -129,10 +129,18 @@ def test_a_published_port_is_the_container(docker: FakeDocker, ports: tuple[int,
     assert "docker" == choosing(docker, host="localhost", port=5432).via
 
 
-def test_a_container_on_the_hosts_network_has_every_port(docker: FakeDocker) -> None:
-    shows(docker, inspected(ports=(), network="host"))
+@pytest.mark.parametrize(
+    ("environment", "port", "via"),
+    [([], 5432, "docker"), ([], 6543, "host"), (["PGPORT=6543"], 6543, "docker")],
+)
+def test_a_container_on_the_hosts_network_has_its_servers_port(
+    docker: FakeDocker, environment: list[str], port: int, via: str
+) -> None:
+    shown = inspected(ports=(), network="host")
+    shown["Config"]["Env"] = environment
+    shows(docker, shown)
 
-    assert "docker" == choosing(docker, via="docker", host="localhost", port=6543).via
+    assert via == choosing(docker, host="localhost", port=port).via
 
 
 @pytest.mark.parametrize("host", [None, "localhost", "db.example.com"])
@@ -169,7 +177,7 @@ def test_echo_and_dry_reach_the_runner_and_the_question_is_asked_all_the_same(
 
 PORTS = (
     "Container repom_postgres publishes port 5433, and host pg_dump uses port 5432;"
-    " if the container is meant, set POSTGRES_PORT to 5433"
+    " to use the container, set POSTGRES_PORT to 5433"
 )
 
 
@@ -323,9 +331,8 @@ def test_a_container_is_described_as_the_engine_sees_it(docker: FakeDocker) -> N
         "repom_postgres",
         "running",
         "id-of-repom_postgres",
-        frozenset({5432, 5433}),
+        (("127.0.0.1", 5432), ("127.0.0.1", 5433)),
         {"a": "b"},
-        5432,
     )
     assert expected == found
 
@@ -339,11 +346,12 @@ def test_what_an_engine_leaves_out_is_nothing(docker: FakeDocker) -> None:
 
     found = find(docker.program, "repom_postgres", None, Path.cwd())
 
-    assert (frozenset(), {}, True) == (found.ports, found.labels, found.running)
+    assert ((), {}, True) == (found.bindings, found.labels, found.running)
 
 
 def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict[str, Any]:
     return {
+        **inspected(),
         "HostConfig": {"NetworkMode": mode, "PortBindings": bindings},
         "NetworkSettings": {"Ports": ports},
     }
@@ -359,7 +367,9 @@ def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict
             49153,
             id="any free port",
         ),
+        pytest.param(item({"5432/tcp": [{"HostPort": ""}]}), None, id="an empty one"),
         pytest.param(item({"5432/tcp": None}), None, id="exposed only"),
+        pytest.param(item({"5432/udp": [{"HostPort": "5432"}]}), None, id="another protocol"),
         pytest.param(
             item({"80/tcp": [{"HostPort": "80"}], "5432/tcp": [{"HostPort": "1"}]}), 1, id="several"
         ),
@@ -368,8 +378,83 @@ def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict
         pytest.param(item(), None, id="none"),
     ],
 )
-def test_published(shown: Mapping[str, Any], expected: int | None) -> None:
-    assert container.published(shown) == expected
+def test_the_port_that_leads_to_postgresql(
+    docker: FakeDocker, shown: Mapping[str, Any], expected: int | None
+) -> None:
+    shows(docker, shown)
+
+    assert expected == find(docker.program, "repom_postgres", None, Path.cwd()).port
+
+
+WRONG: dict[str, Any] = {
+    "Name": [None, 5, ["x"]],
+    "Id": [None, 5],
+    "State": [None, "running", {"Status": 5}, []],
+    "Config": [[], "x", {"Labels": {"a": 1}}, {"Labels": ["a"]}, {"Env": [1]}, {"Env": 5}],
+    "HostConfig": [[], "x", {"PortBindings": {"5432/tcp": "x"}}],
+    "NetworkSettings": [[], 5, {"Ports": []}, {"Ports": {"5432/tcp": [["127.0.0.1"]]}}],
+    "Mounts": ["x", [1], [{"Destination": 1}]],
+}
+ANSWERS = [(name, value) for name, values in WRONG.items() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), ANSWERS, ids=str)
+def test_an_answer_of_another_shape_is_no_traceback_and_no_container(
+    docker: FakeDocker, name: str, value: Any
+) -> None:
+    shown = inspected(state="exited")
+    shown["HostConfig"]["PortBindings"] = {}
+    if name in ("NetworkSettings", "HostConfig"):
+        shown["NetworkSettings"] = {}
+    shows(docker, {**shown, name: value})
+
+    found = choosing(docker, host="localhost", port=5432)
+
+    assert "unexpected output" in found.fallback
+
+
+@pytest.mark.parametrize("answer", ["[" * 100_000, "[5]", '["x"]', "[[]]", "[null]", '{"a": {}}'])
+def test_json_of_another_shape_is_no_traceback(docker: FakeDocker, answer: str) -> None:
+    docker.answers(INSPECT, answer)
+
+    assert "unexpected output" in choosing(docker).fallback
+
+
+PUBLISHED = {
+    "the same address": ("127.0.0.1", "127.0.0.1", "docker"),
+    "another loopback address": ("127.0.0.1", "127.0.0.2", "host"),
+    "the other one": ("127.0.0.2", "127.0.0.2", "docker"),
+    "all of IPv4": ("127.0.0.1", "0.0.0.0", "docker"),
+    "all, in an old engine's words": ("127.0.0.1", "", "docker"),
+    "the network's address": ("127.0.0.1", "192.168.0.7", "host"),
+    "IPv6 and only IPv4": ("::1", "127.0.0.1", "host"),
+    "IPv6": ("[::1]", "::1", "docker"),
+    "all of IPv6": ("::1", "::", "docker"),
+    "by name": ("localhost", "127.0.0.1", "docker"),
+    "by name, another loopback address": ("localhost", "127.0.0.2", "host"),
+}
+
+
+@pytest.mark.parametrize(("host", "ip", "via"), PUBLISHED.values(), ids=list(PUBLISHED))
+def test_the_same_port_of_another_address_is_another_server(
+    docker: FakeDocker, host: str, ip: str, via: str
+) -> None:
+    shown = inspected()
+    bound = {"5432/tcp": [{"HostIp": ip, "HostPort": "5432"}]}
+    shown["NetworkSettings"]["Ports"] = bound
+    shows(docker, shown)
+
+    assert via == choosing(docker, host=host, port=5432).via
+
+
+def test_the_port_of_another_service_in_the_container_is_another_server(
+    docker: FakeDocker,
+) -> None:
+    shown = inspected()
+    shown["NetworkSettings"]["Ports"]["8080/tcp"] = [{"HostIp": "0.0.0.0", "HostPort": "8432"}]
+    shows(docker, shown)
+
+    assert "host" == choosing(docker, host="localhost", port=8432).via
 
 
 # -- the Compose service ------------------------------------------------------------------
@@ -399,7 +484,7 @@ def of_service(docker: FakeDocker, project: Path | None = None) -> Container:
     return find(docker.program, "repom_postgres", "db", project or Path.cwd())
 
 
-@pytest.mark.parametrize("host", [None, "db", "localhost", "repom_postgres"])
+@pytest.mark.parametrize("host", [None, "db", "localhost"])
 def test_a_compose_service_is_found_by_its_labels(docker: FakeDocker, host: str | None) -> None:
     compose(docker, service("shop-db-1"))
 
@@ -426,11 +511,87 @@ def test_only_the_services_own_container_of_this_project_counts(
     assert found == of_service(docker).state
 
 
-def test_the_compose_file_may_be_in_a_folder_of_the_project(docker: FakeDocker) -> None:
+@pytest.mark.parametrize("folder", ["deploy", "..", "../x"])
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_a_folder_above_or_below_is_another_project_and_told_of(
+    docker: FakeDocker, folder: str, state: str, talk: pytest.LogCaptureFixture
+) -> None:
     (Path.cwd() / "deploy").mkdir()
-    compose(docker, service("x", **{"project.working_dir": str(Path.cwd() / "deploy")}))
+    there = (Path.cwd() / folder).resolve()
+    compose(docker, service("x", state, **{"project.working_dir": str(there)}))
 
-    assert "x" == of_service(docker).name
+    chosen = choosing(docker, service="db")
+
+    assert "Container of the Compose service db is not running (absent)" == chosen.fallback
+    assert (
+        f"Container x is the service db of the Compose project in {there};"
+        " to use it, set REPOM_CONTAINER to x"
+    ) in talk.messages
+
+
+@pytest.mark.parametrize("label", ["", ".", "shop", "~", "/\0"])
+def test_a_label_that_is_no_path_names_no_folder(docker: FakeDocker, label: str) -> None:
+    compose(docker, service("x", **{"project.working_dir": label}))
+
+    assert "absent" == of_service(docker).state
+
+
+CONFIG = "compose --project-directory {} --profile * config --format json"
+
+
+def says(docker: FakeDocker, name: str, *services: str) -> None:
+    shown = {"name": name, "services": {each: {} for each in services}}
+    docker.answers(CONFIG.format(Path.cwd()), json.dumps(shown))
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_of_two_compose_projects_of_this_folder_composes_own_one_counts(
+    docker: FakeDocker, state: str
+) -> None:
+    compose(docker, service("shop-db-1", state, project="shop"), service("ci-db-1", project="ci"))
+    says(docker, "shop", "db")
+
+    assert ("shop-db-1", state) == (of_service(docker).name, of_service(docker).state)
+
+
+def test_another_compose_project_of_this_folder_alone_is_not_it(
+    docker: FakeDocker, talk: pytest.LogCaptureFixture
+) -> None:
+    compose(docker, service("ci-db-1", project="ci"))
+    says(docker, "shop", "db")
+
+    assert "host" == choosing(docker, service="db").via
+    assert "set REPOM_CONTAINER to ci-db-1" in talk.text
+
+
+def test_two_compose_projects_of_this_folder_are_an_error_when_compose_is_silent(
+    docker: FakeDocker,
+) -> None:
+    compose(
+        docker, service("shop-db-1", "exited", project="shop"), service("ci-db-1", project="ci")
+    )
+
+    with pytest.raises(SettingsError, match="ci-db-1, shop-db-1"):
+        of_service(docker)
+
+
+@pytest.mark.parametrize("answer", ["", "[]", "x", '{"name": 5}', '{"services": {}}', "null"])
+def test_an_odd_answer_of_compose_is_silence(docker: FakeDocker, answer: str) -> None:
+    compose(docker, service("shop-db-1", project="shop"))
+    docker.answers("compose", answer)
+
+    assert "shop-db-1" == of_service(docker).name
+
+
+def test_what_compose_quotes_of_a_dotenv_file_is_not_passed_on(docker: FakeDocker) -> None:
+    said = "failed to read .env: line 1: unterminated quoted value 's3cret"
+    docker.answers("compose", stderr=said, status=1)
+
+    with pytest.raises(container.EngineSilent) as caught:
+        container.ask(docker.program, ["compose"])
+
+    assert "unterminated quoted value" in caught.value.reason
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_project_folder_that_begins_alike_is_another(docker: FakeDocker) -> None:
@@ -458,13 +619,10 @@ def test_no_container_of_the_service_is_named_as_such(
     assert "Container of the Compose service db is not running (absent)" == chosen.fallback
 
 
-SERVICES = "compose --project-directory {} --profile * config --services"
-
-
 @pytest.mark.parametrize("via", ["auto", "docker"])
 def test_a_service_that_the_compose_file_lacks_is_an_error(docker: FakeDocker, via: str) -> None:
     compose(docker)
-    docker.answers(SERVICES.format(Path.cwd()), "web\ndatabase\n")
+    says(docker, "shop", "web", "database")
 
     with pytest.raises(SettingsError, match="REPOM_COMPOSE_SERVICE is 'db'") as caught:
         choosing(docker, service="db", via=via)
@@ -475,7 +633,7 @@ def test_a_service_that_the_compose_file_lacks_is_an_error(docker: FakeDocker, v
 @pytest.mark.parametrize(
     ("known", "said", "status"),
     [
-        ("db\nweb\n", "", 0),
+        ('{"name": "shop", "services": {"db": {}, "web": {}}}', "", 0),
         ("", "no configuration file provided: not found", 14),
         ("", "yaml: line 3: mapping values are not allowed in this context", 15),
         ("", "unknown flag: --project-directory", 125),
@@ -490,16 +648,6 @@ def test_a_service_without_a_container_is_absent(
     docker.answers("compose", known, said, status)
 
     assert Container("of the Compose service db", "absent") == of_service(docker)
-
-
-@pytest.mark.parametrize("state", ["running", "exited"])
-def test_the_compose_file_is_not_asked_about_a_container_that_is_there(
-    docker: FakeDocker, state: str
-) -> None:
-    compose(docker, service("shop-db-1", state))
-    of_service(docker)
-
-    assert ["ps", "container"] == [call.split()[0] for call in docker.calls]
 
 
 def test_the_running_one_of_several_is_the_service(docker: FakeDocker) -> None:
@@ -530,25 +678,6 @@ def test_an_engine_that_does_not_answer_is_a_state_of_the_service(docker: FakeDo
 
 
 @pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("localhost", True),
-        ("LocalHost", True),
-        ("127.0.0.1", True),
-        ("127.255.0.9", True),
-        ("::1", True),
-        ("[::1]", True),
-        ("0.0.0.0", False),
-        ("10.0.0.1", False),
-        ("localhost.example.com", False),
-        ("", False),
-    ],
-)
-def test_loopback(host: str, loopback: bool) -> None:
-    assert loopback == is_loopback(host)
-
-
-@pytest.mark.parametrize(
     ("address", "remote"),
     [
         ("unix:///var/run/docker.sock", False),
@@ -558,6 +687,9 @@ def test_loopback(host: str, loopback: bool) -> None:
         ("tcp://localhost:2375", False),
         ("", False),
         ("tcp://build.example.com:2376", True),
+        ("tcp://localhost", False),
+        ("tcp://[::1]", False),
+        ("tcp://build.example.com", True),
         ("ssh://ann@build.example.com", True),
         ("ssh://ann@build.example.com:22", True),
     ],

@@ -14,7 +14,10 @@ PURE = {"errors"}
 TOOLS = {"errors", "files", "archive", "commands", "queries", "database", "runner"}
 LAYERS = {
     "errors": set(),
-    "settings": PURE,
+    "address": set(),
+    "dotenv": PURE,
+    "url": PURE | {"address"},
+    "settings": PURE | {"address", "dotenv", "url"},
     "dbops.files": PURE,
     "dbops.queries": set(),
     "dbops.runner": PURE,
@@ -24,7 +27,7 @@ LAYERS = {
     "dbops.script": PURE | {"archive"},
     "dbops.failures": PURE | {"commands", "runner"},
     "dbops.programs": PURE | {"runner"},
-    "dbops.container": PURE | {"runner"},
+    "dbops.container": PURE | {"address", "runner"},
     "dbops.store": PURE | {"files"},
     "dbops.owned": set(),
     "dbops.session": PURE,
@@ -34,7 +37,7 @@ LAYERS = {
     "dbops.sqlite": TOOLS,
     "dbops.operations": TOOLS | {"settings", "container", "postgres", "sqlite", "store"},
     "dbops.upkeep": TOOLS | {"settings", "operations", "store"},
-    "credentials": PURE | {"settings", "runner"},
+    "credentials": PURE | {"dotenv", "settings", "runner"},
     "docker": PURE | {"settings", "credentials", "runner", "container", "programs"},
     "cluster": PURE | {"settings", "credentials", "runner", "container", "programs"},
     "server": PURE

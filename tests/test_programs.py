@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from repom.dbops import programs
-from repom.dbops.programs import fitting, folders, install_hint, installed, newest
+from repom.dbops.programs import (
+    fitting,
+    folders,
+    install_hint,
+    installed,
+    newest,
+    version_num,
+)
 from repom.errors import Unreachable
 from tests import requires
 
@@ -102,9 +109,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     installed.cache_clear()
 
 
-def put(folder: Path, version: str, status: int = 0) -> str:
+def put(folder: Path, version: str, status: int = 0, to: str = "pg_dump") -> str:
     folder.mkdir(parents=True)
-    path = folder / "pg_dump"
+    path = folder / to
     path.write_text(f"#!/bin/sh\necho '{version}'\nexit {status}\n")
     path.chmod(0o755)
     return str(folder)
@@ -138,6 +145,22 @@ def test_a_program_says_its_own_version(host: Path, version: str, major: int) ->
     folder = put(host / "usual/x/bin", version)
 
     assert ((major, folder),) == installed()
+
+
+def test_each_folder_has_a_version_of_its_own(host: Path) -> None:
+    old = put(host / "usual/15/bin", "psql (PostgreSQL) 15.18 (Debian 15.18-1.pgdg12+1)", to="psql")
+    new = put(host / "usual/18/bin", "psql (PostgreSQL) 18beta1", to="psql")
+
+    assert (150018, 180000) == (version_num("psql", old), version_num("psql", new))
+    assert 0 == version_num("psql", str(host))
+
+
+def test_programs_that_cannot_be_run_do_not_spoil_the_others(host: Path) -> None:
+    folder = put(host / "usual/17/bin", "pg_dump (PostgreSQL) 17.6")
+    put(host / "usual/16/bin", "pg_dump (PostgreSQL) 16.1")
+    (host / "usual/16/bin/pg_dump").write_text("#!/no/such/interpreter\n")
+
+    assert ((17, folder),) == installed()
 
 
 def test_a_wrapper_that_cannot_find_its_program_does_not_count(host: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import stat
 import sys
@@ -14,10 +15,11 @@ from repom import cluster, credentials, server
 from repom import docker as engine
 from repom.dbops import container
 from repom.dbops.container import PROJECT_LABEL, Container
+from repom.dotenv import read_dotenv
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
-from repom.settings import Settings, read_dotenv
+from repom.settings import Settings
 from repom.tasks.postgres import table
-from tests.fakes import FakeDocker
+from tests.fakes import FakeDocker, inspected
 
 PROJECT = Path("/work/shop")
 EMPTY = Settings(project=PROJECT, backend="sqlite", database="data/repom.sqlite3", configured=False)
@@ -191,7 +193,12 @@ def composed(folder: Path | str = PROJECT, project: str = "shop") -> dict[str, s
         pytest.param("x", composed(), {}, False, id="Compose's in a container by hand"),
         pytest.param("db_data", composed(), OURS, False, id="Compose's in our container"),
         pytest.param(NAMELESS, {}, OURS, True, id="nameless, ours"),
-        pytest.param(NAMELESS, {}, composed(PROJECT / "deploy"), True, id="nameless, Compose"),
+        pytest.param(NAMELESS, {}, composed(), True, id="nameless, Compose"),
+        pytest.param(
+            NAMELESS, {}, composed(PROJECT / "sub"), False, id="nameless, of a sub-folder"
+        ),
+        pytest.param("x", composed(), composed(PROJECT / "sub"), False, id="a sub-folder's"),
+        pytest.param("x", composed(), composed(PROJECT.parent), False, id="a parent's"),
         pytest.param(NAMELESS, {}, {}, False, id="nameless, by hand"),
     ],
 )
@@ -230,7 +237,7 @@ def test_an_engine_that_does_not_tell_is_not_an_absence(
 @pytest.mark.parametrize("answer", ["", "no JSON", "{}", "null", "[]"])
 def test_a_program_that_is_no_engine_tells_nothing(docker: FakeDocker, answer: str) -> None:
     docker.answers("volume inspect", answer)
-    with pytest.raises(Unreachable, match="not an engine's"):
+    with pytest.raises(Unreachable, match="unexpected output"):
         engine.details(docker.program, "volume", "shop_data")
 
 
@@ -284,6 +291,55 @@ def test_engine_without_a_filter_for_ports_can_start(docker: FakeDocker, tmp_pat
     assert docker.calls[-1] == "start shop"
 
 
+def test_data_on_another_machine_are_kept(docker: FakeDocker, tmp_path: Path) -> None:
+    """There, a folder of the same path is another one."""
+    labels = {PROJECT_LABEL: str(tmp_path)}
+    shown = {**inspected("shop", labels=labels), "Mounts": []}
+    shown["Mounts"] = [{"Destination": "/var/lib/postgresql/data", "Name": "shop_data"}]
+    docker.answers("container inspect", json.dumps([shown]))
+    volume = {"Name": "shop_data", "Labels": labels}
+    docker.answers("volume inspect", json.dumps([volume]))
+    docker.answers("context inspect", "ssh://ann@build.example.com\n")
+    settings = replace(SHOP, project=tmp_path, docker=docker.program, container="shop")
+    with pytest.raises(Refused, match="engine is on another machine"):
+        server.remove(settings, volume=True)
+    assert not [call for call in docker.calls if call.startswith(("rm", "stop", "volume rm"))]
+
+
+@pytest.mark.parametrize(
+    ("labels", "refused"),
+    [
+        pytest.param({}, False, id="nobody's"),
+        pytest.param(OURS, False, id="ours"),
+        pytest.param(composed(), False, id="this folder's Compose"),
+        pytest.param(THEIRS, True, id="another project's"),
+        pytest.param(composed("/elsewhere"), True, id="another Compose's"),
+        pytest.param(composed(PROJECT / "sub"), True, id="a sub-folder's"),
+        pytest.param(composed(PROJECT.parent), True, id="a parent's"),
+        pytest.param({**composed("/elsewhere"), **OURS}, False, id="ours, out of Compose"),
+        pytest.param({PROJECT_LABEL: "."}, True, id="no path"),
+        pytest.param({PROJECT_LABEL: "\x1b[2J/x"}, True, id="a forged one"),
+    ],
+)
+def test_whose_container_may_be_ended(labels: dict[str, str], refused: bool) -> None:
+    found = Container("db", "exited", "id", labels=labels)
+    if not refused:
+        return container.check_ours(found, PROJECT)
+    with pytest.raises(Refused, match="belongs to the") as caught:
+        container.check_ours(found, PROJECT)
+    assert caught.value.message.isprintable()
+    return None
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_neighbours_private_folder_is_there(unprivileged: Path, moved: bool) -> None:
+    private = unprivileged / "private"
+    private.mkdir(mode=0o000)
+    found = Container("db", "running", "id", labels={PROJECT_LABEL: str(private / "shop")})
+    with pytest.raises(Refused, match="belongs to the project in"):
+        container.check_owner(found, PROJECT, moved=moved)
+
+
 # Which server
 
 
@@ -334,7 +390,7 @@ def test_target_that_cannot_be_started(settings: Settings) -> None:
         pytest.param(EMPTY, id="nothing configured"),
         *(
             pytest.param(replace(SHOP, host=host, compose_service="db"), id=f"host {host}")
-            for host in (None, "localhost", "::1", "/run/postgresql", "repom_postgres", "db")
+            for host in (None, "localhost", "::1", "/run/postgresql", "db")
         ),
     ],
 )

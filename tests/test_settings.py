@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import traceback
@@ -10,7 +12,7 @@ import pytest
 from invoke import Config
 
 from repom.errors import SettingsError
-from repom.settings import KEYS, OPTIONS, Settings, find_project, read_dotenv
+from repom.settings import KEYS, OPTIONS, Settings, find_project
 from repom.tasks.console import DEFAULTS
 
 CANARY = "s3cret-c4nary"
@@ -60,10 +62,6 @@ def test_an_earlier_source_wins_over_all_later_ones(first: str) -> None:
     assert {"flag": 1, "environment": 2, ".env": 3, "invoke": 4, "default": 7}[
         first
     ] == settings.keep
-
-
-def test_an_empty_value_is_no_value() -> None:
-    assert load({"REPOM_KEEP": ""}, dotenv="REPOM_KEEP=5\n").keep == 5
 
 
 def test_nothing_configured_is_the_embedded_default(tmp_path: Path) -> None:
@@ -133,14 +131,15 @@ def test_settings_do_not_change() -> None:
         ("REPOM_KEEP", "-1", "1 or more"),
         ("REPOM_KEEP", "1.5", "1 or more"),
         ("REPOM_UNDO_KEEP", "-1", "0 or more"),
-        ("REPOM_JOBS", "0", "1 or more"),
+        ("REPOM_JOBS", "0", "1 to 64"),
+        ("REPOM_JOBS", "300", "1 to 64"),
         ("REPOM_VIA", "podman", "auto or docker or host"),
         ("REPOM_FORMAT", "tar", "custom or plain"),
         ("REPOM_CONTAINER", "--privileged", "letters"),
         ("REPOM_CONTAINER", "a b", "letters"),
         ("REPOM_COMPOSE_SERVICE", "-db", "letters"),
         ("REPOM_IMAGE", "--rm", "letters"),
-        ("POSTGRES_PORT", "abc", "1 or more"),
+        ("POSTGRES_PORT", "abc", "1 to 65535"),
         ("POSTGRES_PORT", "70000", "65535"),
     ],
 )
@@ -189,6 +188,126 @@ def test_replacing_a_setting_by_nothing_leaves_it() -> None:
     assert load({"REPOM_KEEP": "3"}).having(keep=None, format="plain").keep == 3
 
 
+TEXT = [f"REPOM_{key.upper()}" for key in KEYS] + ["DATABASE_URL"]
+IMAGE = [f"POSTGRES_{name}" for name in ("USER", "DB", "HOST", "PORT")]
+
+
+@pytest.mark.parametrize("name", [*TEXT, *IMAGE])
+@pytest.mark.parametrize("value", ["", "  "], ids=["empty", "blank"])
+@pytest.mark.parametrize("source", ["the environment", ".env"])
+def test_an_empty_variable_is_an_error_and_not_the_default(
+    name: str, value: str, source: str
+) -> None:
+    environ = {name: value} if source == "the environment" else {}
+
+    with pytest.raises(SettingsError) as caught:
+        load(environ, dotenv=f"{name}='{value}'\n" if not environ else "")
+
+    assert f"{name} (from {source}) is empty" == caught.value.message
+    assert 2 == caught.value.exit_status
+
+
+def test_an_empty_variable_of_the_environment_does_not_uncover_the_one_in_dotenv() -> None:
+    with pytest.raises(SettingsError, match="REPOM_CONTAINER"):
+        load({"REPOM_CONTAINER": ""}, dotenv="REPOM_CONTAINER=shop\n")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_an_empty_flag_or_an_empty_key_of_invokes_is_an_error(key: str) -> None:
+    flag, given = f"--{key.replace('_', '-')}", dict[str, Any]({key: ""})
+    with pytest.raises(SettingsError, match=f"{flag} is empty"):
+        Settings.load(None, environ={}, **given)
+    with pytest.raises(SettingsError, match=f"repom.{key} .* is empty"):
+        Settings.load({"repom": {key: ""}}, environ={})
+
+
+def test_an_empty_value_cannot_replace_a_setting() -> None:
+    with pytest.raises(SettingsError, match="via is empty"):
+        load().having(via="")
+
+
+def test_an_empty_password_is_none_and_names_no_database() -> None:
+    assert load({"POSTGRES_PASSWORD": "", "POSTGRES_DB": "shop"}).password is None
+    assert (
+        load({"POSTGRES_PASSWORD": ""}, dotenv="POSTGRES_PASSWORD=p\nPOSTGRES_DB=s").password
+        is None
+    )
+    assert not load({"POSTGRES_PASSWORD": ""}).configured
+
+
+ODD = {"a NUL": "a\0b", "other bytes": os.fsdecode(b"a\xffb")}
+
+
+@pytest.mark.parametrize("value", ODD.values(), ids=list(ODD))
+@pytest.mark.parametrize(
+    "name", ["POSTGRES_DB", "POSTGRES_PASSWORD", "REPOM_BACKUP_DIR", "REPOM_DOCKER"]
+)
+def test_characters_that_nothing_takes_are_an_error(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name) as caught:
+        load({name: value})
+    caught.value.message.encode()
+    assert "a" + value[1:] not in caught.value.message
+
+
+@pytest.mark.parametrize("value", [True, 1.5, ["a"], {"a": 1}])
+def test_a_value_of_another_type_in_invokes_file_is_an_error(value: object) -> None:
+    with pytest.raises(SettingsError, match=r"repom\.container"):
+        Settings.load({"repom": {"container": value}}, environ={})
+
+
+def test_a_section_of_invokes_file_that_is_none_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="repom in Invoke's configuration"):
+        Settings.load({"repom": "x"}, environ={})
+
+
+@pytest.mark.parametrize("name", ["POSTGRES_HOST", "REPOM_VIA", "REPOM_CONTAINER", "POSTGRES_PORT"])
+def test_a_url_in_the_wrong_variable_is_not_shown(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({name: f"postgresql://u:{CANARY}@h/d"})
+
+    assert name in caught.value.message
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+MISSPELT = {
+    "environment": ({"REPOM_BAKUP_DIR": "x"}, "", None, "REPOM_BAKUP_DIR", "REPOM_BACKUP_DIR"),
+    ".env": ({}, "REPOM_BAKUP_DIR=x", None, "REPOM_BAKUP_DIR", "REPOM_BACKUP_DIR"),
+    "INVOKE_": (
+        {"INVOKE_REPOM_BAKUP_DIR": "x"},
+        "",
+        None,
+        "INVOKE_REPOM_BAKUP_DIR",
+        "INVOKE_REPOM_BACKUP_DIR",
+    ),
+    "file": ({}, "", {"repom": {"bakup_dir": 1}}, "repom.bakup_dir", "repom.backup_dir"),
+}
+
+
+@pytest.mark.parametrize(
+    ("environ", "dotenv", "config", "name", "meant"), MISSPELT.values(), ids=list(MISSPELT)
+)
+def test_a_misspelt_setting_is_told_of_once(
+    environ: dict[str, str],
+    dotenv: str,
+    config: dict[str, Any] | None,
+    name: str,
+    meant: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Path(".env").write_text(dotenv)
+
+    Settings.load(config, environ=environ)
+
+    assert [f"Unknown setting {name} (did you mean {meant}?)"] == caplog.messages
+
+
+def test_a_setting_of_a_newer_version_is_told_of_and_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert 3 == load({"REPOM_MOON_PHASE": "full", "REPOM_KEEP": "3"}).keep
+    assert ["Unknown setting REPOM_MOON_PHASE"] == caplog.messages
+
+
 # -- the project folder -------------------------------------------------------------------
 
 
@@ -229,6 +348,22 @@ def test_relative_paths_belong_to_the_project_folder(tmp_path: Path) -> None:
 def test_a_backup_folder_may_be_in_the_home_or_elsewhere(tmp_path: Path) -> None:
     assert Path.home() / "kept" == load({"REPOM_BACKUP_DIR": "~/kept"}).backup_dir
     assert tmp_path.parent == load({"REPOM_BACKUP_DIR": str(tmp_path.parent)}).backup_dir
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"REPOM_BACKUP_DIR": "~nouser/x"}, {"DATABASE_URL": "sqlite:///~nouser/x.db"}],
+    ids=["backups", "sqlite"],
+)
+def test_the_home_of_a_user_that_is_not_there_is_an_error(environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=f"{next(iter(environ))} .*~nouser"):
+        load(environ)
+
+
+def test_a_link_to_itself_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
+    with contextlib.suppress(SettingsError):
+        assert of_url("sqlite:///loop.db/x").backend == "sqlite"
 
 
 # -- which database -----------------------------------------------------------------------
@@ -323,12 +458,6 @@ def test_a_postgresql_url_is_read(url: str, expected: tuple[object, ...]) -> Non
     assert () == s.options
 
 
-def test_libpqs_own_options_of_a_url_are_passed_on_and_no_others() -> None:
-    url = "postgresql://db/shop?sslmode=verify-full&pool_size=5&sslrootcert=/ca.pem&echo=1"
-
-    assert (("sslmode", "verify-full"), ("sslrootcert", "/ca.pem")) == of_url(url).options
-
-
 @pytest.mark.parametrize(
     ("url", "name"),
     [
@@ -366,16 +495,16 @@ REFUSED = {
     ),
     "a host twice": (f"postgresql:///shop?host=a&host=b&password={CANARY}", "several hosts"),
     "no URL": (CANARY, "not a database URL"),
-    "a port that is no number": (f"postgresql://u:{CANARY}@h:x/shop", "not a database URL"),
+    "a port that is no number": (f"postgresql://u:{CANARY}@h:x/shop", "port"),
     "a port out of range": (f"postgresql://u:{CANARY}@h:70000/shop", "port"),
     "a port in the query": (f"postgresql:///shop?port=x&password={CANARY}", "port"),
     "another backend": (f"mysql://u:{CANARY}@h/shop", "mysql"),
     "a driver of another backend": (f"mysql+pymysql://u:{CANARY}@h/shop", "mysql"),
     "nothing before the colon": (f"://u:{CANARY}@h/shop", "not a database URL"),
-    "a broken bracket": (f"postgresql://u:{CANARY}@[::1/shop", "not a database URL"),
-    "SQLite in memory": ("sqlite://", "no SQLite file"),
-    "SQLite in memory by name": ("sqlite:///:memory:", "no SQLite file"),
-    "SQLite by file URI": ("sqlite:///file:shop.db?uri=true", "no SQLite file"),
+    "a broken bracket": (f"postgresql://u:{CANARY}@[::1/shop", "special characters"),
+    "SQLite in memory": ("sqlite://", "SQLite file on disk"),
+    "SQLite in memory by name": ("sqlite:///:memory:", "SQLite file on disk"),
+    "SQLite by file URI": ("sqlite:///file:shop.db?uri=true", "SQLite file on disk"),
     "SQLite with two slashes": ("sqlite://data/shop.db", "SQLite"),
 }
 
@@ -428,8 +557,10 @@ def test_the_password_is_read_and_in_no_representation(environ: dict[str, str]) 
         ("::1", None),
         ("/var/run/postgresql", None),
         ("@abstract", None),
-        ("repom_postgres", None),
+        ("[::1]", None),
+        ("::ffff:127.0.0.1", None),
         ("db", None),
+        ("repom_postgres", "repom_postgres"),
         ("db.example.com", "db.example.com"),
         ("10.0.0.5", "10.0.0.5"),
     ],
@@ -438,6 +569,19 @@ def test_only_another_machine_is_remote(host: str | None, remote: str | None) ->
     settings = Settings(Path(), "postgresql", "shop", host=host, compose_service="db")
 
     assert remote == settings.remote_host
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"host": "db", "compose_service": "db"}, {"host": "shop_pg", "container": "shop_pg"}],
+    ids=["service", "container"],
+)
+def test_a_containers_name_is_another_machine_for_programs_on_the_host(
+    settings: dict[str, str],
+) -> None:
+    found = Settings(Path(), "postgresql", "shop", **settings)  # type: ignore[arg-type]
+
+    assert (None, settings["host"]) == (found.remote_from("docker"), found.remote_from("host"))
 
 
 def test_importing_the_settings_does_not_import_sqlalchemy_or_dotenv() -> None:
@@ -453,41 +597,6 @@ def test_importing_the_settings_does_not_import_sqlalchemy_or_dotenv() -> None:
 
 
 # -- .env ---------------------------------------------------------------------------------
-
-
-DOTENV = {
-    "bare": ("A=b", "b"),
-    "spaces around": ("A = b ", "b"),
-    "export": ("export A=b", "b"),
-    "empty": ("A=", ""),
-    "double quotes": ('A="b c"', "b c"),
-    "single quotes": ("A='b c'", "b c"),
-    "a comment behind": ("A=b # c", "b"),
-    "a hash inside": ("A=b#c", "b#c"),
-    "a hash in quotes": ('A="b # c"', "b # c"),
-    "an equals sign": ("A=b=c", "b=c"),
-    "several lines": ('A="b\nc"', "b\nc"),
-    "the last one counts": ("A=b\nA=c", "c"),
-    "expanded from the environment": ("A=${FROM_ENV}", "outside"),
-    "expanded from a line above": ("B=up\nA=${B}/x", "up/x"),
-    "the environment counts more than a line above": ("FROM_ENV=up\nA=${FROM_ENV}", "outside"),
-    "a line below is not known": ("A=${B}\nB=down", ""),
-    "a default": ("A=${NONE:-else}", "else"),
-    "expanded in double quotes": ('A="${FROM_ENV}"', "outside"),
-    "single quotes inside double ones": ("A=\"x='${FROM_ENV}'\"", "x='outside'"),
-    "literal in single quotes": ("A='${FROM_ENV}'", "${FROM_ENV}"),
-    "literal in single quotes behind export": ("export A= '${FROM_ENV}'", "${FROM_ENV}"),
-}
-
-
-@pytest.mark.parametrize(("text", "value"), DOTENV.values(), ids=list(DOTENV))
-@pytest.mark.parametrize("ending", ["\n", "\r\n", "no end"])
-def test_a_dotenv_file_is_read_as_compose_reads_it(text: str, value: str, ending: str) -> None:
-    end = {"no end": ""}.get(ending, ending)
-    separator = end or "\n"
-    Path(".env").write_bytes((text.replace("\n", separator) + end).encode())
-
-    assert value == read_dotenv(Path(".env"), {"FROM_ENV": "outside"})["A"]
 
 
 @pytest.mark.parametrize("quote", ["", '"', "'"])

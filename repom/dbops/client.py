@@ -70,8 +70,7 @@ class Client:
         asked = self.runner.bin
         self.runner.bin = programs.fitting(self.server_major)
         if self.runner.bin != asked:
-            said = self.runner.run(["psql", "--version"], dry=False, timeout=20).stdout
-            self.psql_version = version_num(said)
+            self.psql_version = programs.version_num("psql", self.runner.bin)
 
     def _find_programs(self) -> None:
         if self.runner.bin:
@@ -152,7 +151,8 @@ class Client:
         if not self.in_container:
             self._find_programs()
         argv = ["psql", "-d", self.conninfo(self.login.database)]
-        return self.runner.interactive(argv, {"PGPASSWORD": self.login.password or ""})
+        env = {"PGPASSWORD": self.login.password or "", "PGOPTIONS": self.login.session}
+        return self.runner.interactive(argv, env)
 
     def _learns(self, failed: Result) -> bool:
         """Whether another way of connecting is worth a try: nothing was done so far."""
@@ -169,7 +169,7 @@ class Client:
         only when its local connections do not trust."""
         env = {"PGCONNECT_TIMEOUT": "15"}
         own = "" if options is None or not self._with_options else f"{SESSION} {options}"
-        if given := f"{'' if self.in_container else self.login.session_options} {own}".strip():
+        if given := f"{self.login.session} {own}".strip():
             env["PGOPTIONS"] = given
         if self._with_password and self.login.password:
             env["PGPASSWORD"] = Hidden(self.login.password)
@@ -194,12 +194,6 @@ def answers(lines: Iterable[str]) -> dict[str, Any]:
             free = free_bytes(line)
             found["free"] = found["free"] if free is None else free
     return {**found, "migration": ",".join(values or ())[:200] or None}
-
-
-def version_num(said: str) -> int:
-    """psql's version as in its VERSION_NUM, from ``psql (PostgreSQL) 17.6 (Debian …)``."""
-    found = re.search(r"\) (\d+)(?:\.(\d+))?", said)
-    return int(found[1]) * 10_000 + int(found[2] or 0) if found else 0
 
 
 def free_bytes(line: str) -> int | None:

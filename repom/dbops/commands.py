@@ -20,7 +20,10 @@ LOCK_WAIT = 30_000  # milliseconds that a dump waits for somebody's lock
 
 @dataclass(frozen=True)
 class Login:
-    """Which database, and as whom. On the host also where; in the container, its socket."""
+    """Which database, and as whom. On the host also where; in the container, its socket.
+
+    :param session: the user's own settings of sessions, which go before repom's.
+    """
 
     database: str
     user: str
@@ -28,6 +31,7 @@ class Login:
     host: str | None = None
     port: int | None = None
     options: tuple[tuple[str, str], ...] = ()
+    session: str = ""
 
     def conninfo(self, database: str, *, local: bool) -> str:
         """A libpq connection string; the name is always ``dbname='…'``, since a bare name
@@ -38,14 +42,8 @@ class Login:
         parts: list[tuple[str, str]] = [("dbname", database), ("user", self.user)]
         if not local:
             parts += [("host", self.host or "localhost"), ("port", str(self.port or 5432))]
-            parts += [(key, value) for key, value in self.options if key != "options"]
+            parts += self.options
         return " ".join(f"{key}={quoted(value)}" for key, value in parts)
-
-    @property
-    def session_options(self) -> str:
-        """Settings of its sessions that the URL asks for. They go into PGOPTIONS beside our
-        own, which ``options`` in a connection string would replace."""
-        return dict(self.options).get("options", "")
 
 
 def quoted(value: str) -> str:

@@ -103,6 +103,7 @@ def open_database(settings: Settings, tool: str) -> Database:
         settings.host,
         settings.port,
         settings.options,
+        settings.session_options,
     )
     return Postgres(runner, login, jobs=settings.jobs)
 
@@ -379,7 +380,9 @@ def _engine(settings: Settings, database: Database, remote: bool) -> str:
     :raises Refused: it is on another machine, and that was not meant.
     """
     engine = container.endpoint(settings.docker) if database.via == "docker" else ""
-    elsewhere = settings.remote_host or (engine if container.is_remote(engine) else None)
+    elsewhere = settings.remote_from(database.via) or (
+        engine if container.is_remote(engine) else None
+    )
     if elsewhere and not remote:
         raise Refused(
             f"{database.name} is on another machine ({elsewhere})", "Add --remote if it is meant"

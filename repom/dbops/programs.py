@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from ..errors import Unreachable
+from ..errors import RepomError, Unreachable
 from .runner import HostRunner
 
 #: Where installers put the programs without putting them on PATH.
@@ -41,15 +41,22 @@ def folders(system: str = sys.platform) -> list[str]:
 @lru_cache(maxsize=1)
 def installed() -> tuple[tuple[int, str], ...]:
     """Major version and folder of every set of programs, own words of the programs."""
-    found = []
-    for folder in folders():
-        runner = HostRunner()
-        runner.bin = folder
-        result = runner.run(["pg_dump", "--version"], warn=True, dry=False, timeout=20)
-        version = re.search(r"\b(\d+)(?:\.|beta|rc|devel|$)", result.stdout.strip())
-        if result.ok and version:
-            found.append((int(version[1]), folder))
-    return tuple(found)
+    versions = [(version_num("pg_dump", folder), folder) for folder in folders()]
+    return tuple((number // 10_000, folder) for number, folder in versions if number)
+
+
+@lru_cache
+def version_num(program: str, folder: str) -> int:
+    """The version of a program in this folder, as in VERSION_NUM (170006); 0 when it does
+    not tell. Each folder has its own, so that of another one says nothing."""
+    runner = HostRunner()
+    runner.bin = folder
+    try:
+        result = runner.run([program, "--version"], warn=True, dry=False, timeout=20)
+    except RepomError:  # one that cannot be run must not spoil the others
+        return 0
+    version = re.search(r"\) (\d+)(?:\.(\d+))?", result.stdout)
+    return int(version[1]) * 10_000 + int(version[2] or 0) if result.ok and version else 0
 
 
 def newest() -> str:

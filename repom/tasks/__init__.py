@@ -6,11 +6,13 @@ from __future__ import annotations
 from invoke import Collection, Program
 
 from .. import __version__
+from . import masking
 from .console import DEFAULTS
 from .db import db
 from .demo import demo
 from .postgres import postgres
 
+masking.install()
 ns = Collection(db, postgres, demo)
 ns.configure(DEFAULTS)
 

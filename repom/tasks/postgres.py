@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from ..errors import SettingsError
+from ..errors import NotFound, RepomError, SettingsError
 from ..settings import Settings
 from . import console
+from .tables import age, counted, size
 
 # Imported by the tasks when they run: `invoke --list` need not pay for it.
 if TYPE_CHECKING:
@@ -74,21 +75,45 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     from .. import server
 
     settings = Settings.load(c.config)
-    if volume and not settings.dry and not _agreed(settings, yes):
+    seen = server.removable(settings, volume=True) if volume and not settings.dry else None
+    if seen and not console.confirm("" if yes else _question(settings, seen), yes):
         console.say("Nothing was removed")
         return
-    before = server.remove(settings, volume=volume)
+    before = server.remove(settings, volume=volume, seen=seen)
     if settings.dry:
         return
     kept = f"; its data stay in {before.data}" if before.data and not volume else ""
     console.show(f"Removed {before.name}{kept}")
 
 
-def _agreed(settings: Settings, yes: bool) -> bool:
-    from .. import server
+def _question(settings: Settings, seen: server.Server) -> str:
+    """What will be deleted, before somebody says yes."""
+    data = seen.data or "the container"
+    holds = f"{seen.database} ({_holds(settings, seen)})"
+    return f"Delete {seen.name} and its data in {data}? All of its databases will be lost: {holds}."
 
-    data = server.status(settings).data or "the container"
-    return console.confirm(f"This deletes the server and all of its data in {data}.", yes)
+
+def _holds(settings: Settings, seen: server.Server) -> str:
+    """Size, tables and the age of the last backup of the project's database."""
+    from ..dbops import operations, upkeep
+
+    login = replace(settings, backend="postgresql", user=seen.user, database=seen.database)
+    if seen.kind == "local":
+        login = replace(login, via="host", host=seen.host, port=seen.port)
+    else:
+        login = replace(login, via="docker", host=None, port=None)
+    try:
+        found = operations.open_database(login, "psql").identify()
+        facts = [size(found.size), counted(found.tables, "table")]
+    except RepomError:
+        facts = ["contents unknown"]
+    try:
+        facts.append(f"last backed up {age(upkeep.find_backup(login).created_at)}")
+    except NotFound:
+        facts.append("never backed up")
+    except RepomError:
+        facts.append("last backup unknown")
+    return ", ".join(facts)
 
 
 postgres = Collection("postgres", start, stop, status, logs, remove)

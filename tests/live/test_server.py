@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import stat
@@ -250,6 +251,46 @@ def test_volume_that_nobody_made_for_the_project_is_kept(load: Load, name: str) 
         server.remove(load(), volume=True)
     assert there("volume", f"{name}_data")
     assert there("volume", external)
+
+
+def test_removing_the_data_says_what_is_lost(load: Load, name: str, tmp_path: Path) -> None:
+    requires.image(18)
+    (tmp_path / "tasks.py").touch()
+    environ = {"REPOM_CONTAINER": name, "POSTGRES_USER": "shop", "POSTGRES_PASSWORD": PASSWORD}
+    server.start(load())
+    sql(name, "CREATE TABLE item AS SELECT repeat('x', 99) FROM generate_series(1, 20000)")
+
+    said = {}
+    said["never"] = invoke(tmp_path, "postgres.remove", "--volume", **environ)
+    backup(load(POSTGRES_PORT=None))
+    said["once"] = invoke(tmp_path, "postgres.remove", "--volume", **environ)
+    server.stop(load())
+    said["stopped"] = invoke(tmp_path, "postgres.remove", "--volume", **environ)
+
+    assert {5} == {each.returncode for each in said.values()}
+    question = rf"Delete {name} and its data in {name}_data\? .*shop \(1\d MB, 1 table, "
+    assert re.search(question + "never backed up", said["never"].stderr), said["never"].stderr
+    assert re.search(question + "last backed up just now", said["once"].stderr)
+    assert "shop (contents unknown, last backed up just now)" in said["stopped"].stderr
+    assert there("volume", f"{name}_data")
+
+
+def test_what_was_agreed_to_is_what_is_removed(load: Load, name: str, tmp_path: Path) -> None:
+    requires.image(18)
+    server.start(load())
+    seen = server.removable(load(), volume=True)
+    run("docker", "rm", "-f", name)
+    label = f"{PROJECT_LABEL}={tmp_path}"
+    run("docker", "volume", "create", "--label", label, f"{name}-x")
+    mount = f"{name}-x:/var/lib/postgresql"
+    run("docker", "create", "--name", name, "--label", label, "-v", mount, "postgres:18")
+
+    with pytest.raises(Refused, match="has changed"):
+        server.remove(load(), volume=True, seen=seen)
+
+    assert there("container", name)
+    assert there("volume", f"{name}-x")
+    assert there("volume", f"{name}_data")
 
 
 def test_volume_that_others_use_is_kept(load: Load, name: str) -> None:
@@ -587,6 +628,47 @@ def test_local_cluster_with_nothing_configured(open_project: Path, port: int) ->
     dotenv.unlink()
     with pytest.raises(SettingsError, match="no setting names its user and password"):
         server.start(settings)
+
+
+def test_copy_of_a_running_cluster_is_not_that_server(open_project: Path, port: int) -> None:
+    environ = {"REPOM_DOCKER": "/nonexistent-docker", "POSTGRES_PORT": str(port)}
+    environ |= {"POSTGRES_USER": "shop", "POSTGRES_PASSWORD": "pw"}
+    settings = Settings.load(environ=environ, cwd=open_project)
+    server.start(settings)
+    copy = open_project.with_name(f"{open_project.name}-copy")
+    try:
+        run("cp", "-a", str(open_project), str(copy))
+        of_copy = replace(settings, project=copy)
+        assert server.status(of_copy).state == "stopped"
+        assert server.stop(of_copy).state == "stopped"
+        server.remove(of_copy, volume=True)
+        assert not cluster.folder(copy).exists()
+        assert server.status(settings).state == "running"
+        assert "ready" in server.logs(settings)
+    finally:
+        shutil.rmtree(copy)
+
+
+def test_number_of_a_killed_server_that_another_program_has(open_project: Path, port: int) -> None:
+    environ = {"REPOM_DOCKER": "/nonexistent-docker", "POSTGRES_PORT": str(port)}
+    environ |= {"POSTGRES_USER": "shop", "POSTGRES_PASSWORD": "pw"}
+    settings = Settings.load(environ=environ, cwd=open_project)
+    server.start(settings)
+    lock = cluster.folder(open_project) / "postmaster.pid"
+    lines = lock.read_text().splitlines()
+    os.kill(int(lines[0]), 9)
+    account = cluster.as_account(["sleep", "60"], cluster._account(open_project), sys.platform)
+    with subprocess.Popen(account) as other:
+        try:
+            time.sleep(0.5)
+            below = Path(f"/proc/{other.pid}/task/{other.pid}/children").read_text().split()
+            lines[0] = (below or [str(other.pid)])[0]
+            lock.write_text("\n".join(lines) + "\n")
+            assert server.stop(settings).state == "stopped"
+            assert other.poll() is None, "another program was stopped"
+        finally:
+            other.terminate()
+    lock.unlink()
 
 
 def test_local_cluster_of_somebody_else(open_project: Path) -> None:

@@ -151,9 +151,9 @@ SELECT concat_ws(' ', kind, what, 'of', CASE WHEN NOT inherited THEN 'ONLY' END,
 #: A table that has rows, with or without those of its children.
 FILLED = """SELECT concat_ws(' ', 'of', x."only", c.oid::regclass)
   FROM pg_class c, (VALUES (NULL), ('ONLY')) x ("only")
-  WHERE relkind IN ('r', 'p', 'm') AND relispopulated AND oid >= 16384 AND query_to_xml(
-    concat_ws(' ', 'SELECT 1 AS n FROM', x."only", c.oid::regclass, 'LIMIT 1'), false, true, '')::text
-    LIKE '%<n>%'"""
+  WHERE relkind IN ('r', 'p', 'm') AND relispopulated AND oid >= 16384
+    AND query_to_xml(concat_ws(' ', 'SELECT 1 AS n FROM', x."only", c.oid::regclass, 'LIMIT 1'),
+                     false, true, '')::text LIKE '%<n>%'"""
 
 
 def lacking_statistics(server: Server, original: str, restored: str) -> list[str]:

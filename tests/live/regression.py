@@ -171,17 +171,18 @@ def differences(server: Server, wanted: str, found: str) -> str:
     return "\n".join([*lines[:DIFFERENCES], *more])
 
 
-def raw(server: Server, format: str, database: str = NAME) -> tuple[str, list[str]]:
+def raw(server: Server, settings: Settings, format: str) -> tuple[str, list[str]]:
     """What the raw programs, one worker each, bring back.
 
     :returns: the new database's name, and the errors they met.
     """
-    made = f"{database}_raw_{format}"
-    create(server, made)
+    database, made = settings.database, f"{settings.database}_raw_{format}"
+    create(server, made, settings.user)
     file = f"{THERE}/raw.{format}"
     load = f"pg_restore -d {made} {file}" if format == "custom" else f"psql -Xq -f {file} {made}"
     dump = f"pg_dump {RAW[format]} -f {file} {database}"
-    said = server.run("sh", "-c", f"{dump} && {load} 2>&1 >/dev/null; rm {file}", check=False)
+    script = f"export PGUSER={settings.user}; {dump} && {load} 2>&1 >/dev/null; rm {file}"
+    said = server.run("sh", "-c", script, check=False)
     return made, [line for line in said.splitlines() if "error:" in line or "ERROR:" in line]
 
 
@@ -202,24 +203,24 @@ def check(server: Server, settings: Settings, format: str) -> Came:
     with came.step("restore"):
         dbops.restore(backup, settings, into=into)
     if into in server.databases():
-        compare(server, settings.database, into, came)
+        compare(server, settings, into, came)
     came.problems += [f"left behind: {one}" for one in server.leftovers()]
     return came
 
 
-def compare(server: Server, original: str, into: str, came: Came) -> None:
+def compare(server: Server, settings: Settings, into: str, came: Came) -> None:
     """Note what is not as the raw programs have it, and which statistics lack."""
-    wanted, came.raw_errors = raw(server, came.format, original)
+    wanted, came.raw_errors = raw(server, settings, came.format)
     if differ := differences(server, wanted, into):
         came.problems.append(f"another dump than after the raw programs:\n{differ}")
-    if lacking := lacking_statistics(server, original, into):
+    if lacking := lacking_statistics(server, settings.database, into):
         came.problems.append(f"{len(lacking)} tables lack statistics: {' '.join(lacking[:20])}")
 
 
 def check_in_place(server: Server, settings: Settings, format: str) -> list[str]:
     """A restore in place works, or is refused while all is as it was."""
     backup = dbops.backup(settings, format=format)
-    wanted, _errors = raw(server, format, settings.database)
+    wanted, _errors = raw(server, settings, format)
     before = server.dump(settings.database)
     try:
         dbops.restore(backup, settings, in_place=True)

@@ -21,7 +21,7 @@ from difflib import unified_diff
 from pathlib import Path
 
 from repom import dbops
-from repom.errors import RepomError
+from repom.errors import Refused, RepomError
 from repom.settings import Settings
 from tests import requires
 from tests.live.servers import Server, container_server
@@ -60,6 +60,7 @@ class Came:
 
     :param problems: what failed or differed; none when all is well.
     :param raw_errors: what the raw programs, with which it is compared, failed in.
+    :param refused: what a restore in place said when it was refused, which is no problem.
     """
 
     format: str
@@ -67,6 +68,7 @@ class Came:
     seconds: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     raw_errors: list[str] = field(default_factory=list)
+    refused: str = ""
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -77,6 +79,10 @@ class Came:
         except RepomError as error:
             self.problems.append(f"{name}: {error}")
         self.seconds[name] = round(time.monotonic() - started, 2)
+
+    def note_differences(self, server: Server, wanted: str, found: str) -> None:
+        if differ := differences(server, wanted, found):
+            self.problems.append(f"another dump than after the raw programs:\n{differ}")
 
 
 # -- making the database ----------------------------------------------------------------
@@ -211,24 +217,31 @@ def check(server: Server, settings: Settings, format: str) -> Came:
 def compare(server: Server, settings: Settings, into: str, came: Came) -> None:
     """Note what is not as the raw programs have it, and which statistics lack."""
     wanted, came.raw_errors = raw(server, settings, came.format)
-    if differ := differences(server, wanted, into):
-        came.problems.append(f"another dump than after the raw programs:\n{differ}")
+    came.note_differences(server, wanted, into)
     if lacking := lacking_statistics(server, settings.database, into):
         came.problems.append(f"{len(lacking)} tables lack statistics: {' '.join(lacking[:20])}")
 
 
-def check_in_place(server: Server, settings: Settings, format: str) -> list[str]:
-    """A restore in place works, or is refused while all is as it was."""
-    backup = dbops.backup(settings, format=format)
-    wanted, _errors = raw(server, settings, format)
-    before = server.dump(settings.database)
+def check_in_place(server: Server, settings: Settings, format: str) -> Came:
+    """A restore in place brings what the raw programs bring, or is refused while all is
+    as it was."""
+    came, database = Came(f"{format} in place"), settings.database
+    with came.step("backup"):
+        backup = dbops.backup(settings, format=format)
+    wanted, came.raw_errors = raw(server, settings, format)
+    before, started = server.dump(database), time.monotonic()
     try:
         dbops.restore(backup, settings, in_place=True)
+    except Refused as error:
+        came.refused = str(error)
+        came.problems += [] if server.dump(database) == before else ["refused, and not as it was"]
     except RepomError as error:
-        kept = server.dump(settings.database) == before
-        return [f"in place, {'all kept' if kept else 'CHANGED'}: {error}"]
-    differ = differences(server, wanted, settings.database)
-    return [f"in place, another dump:\n{differ}"] if differ else []
+        kept = "all kept" if server.dump(database) == before else "CHANGED"
+        came.problems.append(f"restore ({kept}): {error}")
+    else:
+        came.note_differences(server, wanted, database)
+    came.seconds["restore"] = round(time.monotonic() - started, 2)
+    return came
 
 
 def settings_of(server: Server, project: Path, database: str = NAME, **more: str) -> Settings:
@@ -236,38 +249,67 @@ def settings_of(server: Server, project: Path, database: str = NAME, **more: str
     return Settings.load(environ=environment, cwd=project)
 
 
+def owned(server: Server, project: Path, names: Sequence[str]) -> Settings:
+    """The database that these tests leave when an ordinary role runs them, without what
+    such a role cannot dump (tables that force their policies on their owner) or load (a
+    refresh that fails on purpose)."""
+    role = "regression_owner"
+    server.sql(f"CREATE ROLE {role} LOGIN CREATEDB CREATEROLE PASSWORD 'x'", "postgres")
+    server.sql(f"GRANT pg_read_server_files TO {role}", "postgres")
+    create(server, "owned", role)
+    fill(server, names, "owned", role)
+    server.sql(
+        """DROP MATERIALIZED VIEW IF EXISTS sro_mv;
+        SELECT format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', oid::regclass)
+          FROM pg_class WHERE relforcerowsecurity \\gexec""",
+        "owned",
+    )
+    return settings_of(server, project, "owned", POSTGRES_USER=role, POSTGRES_PASSWORD="x")
+
+
+def everything(server: Server, project: Path, names: Sequence[str]) -> Iterator[Came]:
+    """Every check of the database: by a superuser, in place, and by a plain owner."""
+    settings = settings_of(server, project)
+    yield from (check(server, settings, format) for format in FORMATS)
+    for format in FORMATS:
+        server.sql("DROP DATABASE IF EXISTS in_place", "postgres")
+        server.sql(f"CREATE DATABASE in_place TEMPLATE {NAME}", "postgres")
+        yield check_in_place(server, settings_of(server, project, "in_place"), format)
+    settings = owned(server, project, [name for name in names if name in SAMPLE])
+    for format in FORMATS:
+        came = check(server, settings, format)
+        came.format += " as its owner"
+        yield came
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--major", type=int, default=18, choices=(15, 17, 18))
     parser.add_argument("--source", type=Path, help="an unpacked src/test/regress")
     parser.add_argument("--record", type=Path, default=Path("regression.json"))
-    parser.add_argument("--sample", action="store_true", help="only the files that CI takes")
-    parser.add_argument("--in-place", action="store_true", help="restore in place, too")
     return parser.parse_args()
 
 
 def main() -> int:
     given = parsed()
     source = given.source or requires.regression_source(given.major)
-    names = [n for n in schedule(source) if not given.sample or n in SAMPLE]
+    names = schedule(source)
     with tempfile.TemporaryDirectory() as project, container_server(given.major) as server:
-        (Path(project) / "tasks.py").touch()
         install(server, source)
         create(server, NAME)
         other = fill(server, names)
-        settings = settings_of(server, Path(project))
-        done = [check(server, settings, format) for format in FORMATS]
-        inside = check_in_place(server, settings, "custom") if given.in_place else []
+        done = list(everything(server, Path(project), names))
+        version = server.sql("SHOW server_version", "postgres")
     record = {
-        "major": given.major,
+        "server": version,
         "regress.so": (source / "regress.so").exists(),
         "files": len(names),
         "not_as_expected": other,
-        "formats": [asdict(came) for came in done],
-        "in_place": inside,
+        "checks": [asdict(came) for came in done],
     }
     given.record.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    print("\n\n".join(problem for came in done for problem in came.problems) or "no problem")
+    for came in done:
+        print(f"{came.format}: " + ("\n".join(came.problems) or came.refused or "equal"))
     return int(any(came.problems for came in done))
 
 

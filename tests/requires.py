@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+ENGINE_WORK = os.environ.get("ENGINE_WORK", "/var/tmp/repom-engine")
+REGRESSION = os.environ.get("REPOM_REGRESS_SOURCE")  # an unpacked src/test/regress
 CHINOOK = Path(__file__).parents[2] / "shared" / "data" / "chinook"
 
 
@@ -61,3 +63,14 @@ def host_binaries() -> Path:
     found = shutil.which("initdb")
     need(candidates or found, "PostgreSQL's server programs (initdb)")
     return candidates[-1].parent if candidates else Path(str(found)).parent
+
+
+def regression_source(major: int) -> Path:
+    """The folder of PostgreSQL's own regression tests, which `.ci/regression` fetches."""
+    folder = Path(REGRESSION or f"{ENGINE_WORK}/regression-{major}")
+    script = Path(__file__).parents[1] / ".ci" / "regression"
+    if not (folder / "parallel_schedule").is_file() and shutil.which("apt-get"):
+        subprocess.run([str(script), str(major), str(folder)], capture_output=True)
+    there = (folder / "parallel_schedule").is_file()
+    need(there, f"the regression tests of PostgreSQL {major} (.ci/regression)")
+    return folder

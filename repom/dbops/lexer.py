@@ -107,6 +107,7 @@ class Statement:
         self.tokens: list[bytes] = []
         self.inner: list[bytes] = []
         self.depth = 0  # of parentheses
+        self.opens = False  # BEGIN was read, and ATOMIC follows
         self.bodies = 0  # BEGIN ATOMIC and CASE whose END is still to come, as psql counts
         self._words: list[bytes] = []  # by which psql knows a function
         self._source = 0  # of a COPY: 1 behind FROM, 2 behind the word that follows
@@ -136,8 +137,9 @@ class Statement:
             self._words.append(word)
         if self.first == b"COPY" and not self.depth:
             self._copy(word)
-        if word == b"ATOMIC" and self.last == b"BEGIN":
-            self.inner = []
+        if self.opens:
+            if word == b"ATOMIC":
+                self.opens, self.bodies, self.inner = False, 1, []
         elif self.bodies and len(self.inner) < 8:
             self.inner.append(word)
         if not self.decided and len(self.tokens) < KEPT:
@@ -340,9 +342,10 @@ class Lexer:
             self.refuse("holds a body within the body of a function")
         if word == b"END" and statement.bodies == 1 and statement.inner:
             self.refuse("holds an END within a statement of a function's body")
+        statement.opens = word == b"BEGIN"
         if word == b"END":
             statement.bodies -= statement.bodies > 0
-        elif word == b"BEGIN" or statement.bodies:
+        elif word == b"CASE" and statement.bodies:
             statement.bodies += 1
 
     # -- what may be long ---------------------------------------------------------------

@@ -1,221 +1,290 @@
 """Plain SQL on its way into psql: what is taken out of it, and what is not let through.
 
-A dump is code. What protects the other databases is, in this order: psql runs inside an
-open transaction, in which the server creates and drops no database; under ``\\restrict``,
-where psql has it, which ends at the first other backslash command; and this scan, which
-says in plain words what is wrong before the server does, and also holds for a script that
-ends our transaction with a COMMIT of its own.
+Everything that reaches psql passes here, repom's own backups included: names and texts of
+a database are written by whoever may create a table in it. The script is read token by
+token (`lexer`), judged statement by statement (`guard`), and what is taken out leaves its
+line feeds, so that the line numbers in psql's messages are those of the file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 from ..errors import Damaged, Refused
+from . import lexer as lexing
 from .archive import HINT
+from .guard import Guard, Verdict
+from .lexer import (
+    COLON,
+    COMMAND,
+    COMMENT,
+    DATA,
+    END,
+    LOOKALIKE,
+    PLAIN,
+    QUOTED,
+    SPACE,
+    WORD,
+    Lexer,
+    Token,
+)
 
-HEAD = 1 << 16  # bytes that hold the comments pg_dump begins with
-LONGEST = 1 << 20  # bytes of a line that are looked at together
-TAIL = 4096  # bytes that hold the comment pg_dump ends with
+LONGEST = 1 << 24  # bytes of a statement that has to be read whole
+OUTPUT = 1 << 16  # bytes that are passed on together
 
-_BOM = b"\xef\xbb\xbf"
-_TRAILER = b"PostgreSQL database dump complete"
-_CLUSTER = re.compile(rb"^-- PostgreSQL database cluster dump", re.M)
-_DUMP = re.compile(rb"^-- PostgreSQL database dump\r?$", re.M)
-_RESTRICT = re.compile(rb"^\\restrict (\S+)\n", re.M)
-_OBJECT = re.compile(rb"^--\n-- (?:Name|Data for Name): ", re.M)
-_SETTING = re.compile(rb"^(?:SET .*|SELECT pg_catalog\.set_config.*);\n", re.M)
-_DROPPED = re.compile(rb"^(?:DROP|ALTER) ", re.M)
+_HEADER = b"-- PostgreSQL database dump"
+_TRAILER = b"-- PostgreSQL database dump complete"
+_CLUSTER = b"-- PostgreSQL database cluster dump"
+_RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)")
+_COMMAND = re.compile(rb"\\[A-Za-z_.!?;:]*")
+#: How the script begins that SQLite's shell writes for .dump.
+_SQLITE = re.compile(rb"\s*(?:--[^\n]*\n\s*)*PRAGMA\s+\w+\s*=", re.I)
 
 
-def for_psql(blocks: Iterable[bytes], *, restricts: bool, owner: bool = True) -> Iterator[bytes]:
-    """The script as it goes into psql; what is taken out leaves its line feeds, so that
-    psql's line numbers are the file's.
+def for_psql(
+    blocks: Iterable[bytes],
+    *,
+    restricts: bool = True,
+    owner: bool = True,
+    in_transaction: bool = True,
+) -> Iterator[bytes]:
+    """The script as it goes into psql.
 
     :param owner: keep statements about owners and grants.
-    :param restricts: this psql knows ``\\restrict``.
-    :raises Refused: it connects elsewhere, creates or drops databases, or is the output
-        of pg_dumpall.
-    :raises Damaged: it is a dump of pg_dump that lacks its end.
+    :param restricts: this psql knows ``\\restrict``. Its commands are refused either way.
+    :param in_transaction: psql is inside a transaction of ours: the script's own BEGIN and
+        COMMIT are taken out. Otherwise they stay, in pairs; all else about transactions is
+        refused in any case.
+    :raises Refused: it holds what must not be run, or is the output of pg_dumpall.
+    :raises Damaged: it ends too early.
     """
-    pieces = _pieces(blocks)
-    head, key, dumped = _header(pieces)
-    ours = re.compile(rb"^\\unrestrict " + re.escape(key) + rb"$", re.M) if key else None
-    guard = Guard(restricts)
-    tail = b""
-    for piece in chain([head], pieces):
-        piece = ours.sub(b"", piece) if ours else piece
-        guard.check(piece)
-        tail = (tail + piece)[-TAIL:]
-        yield piece
-    if dumped and _TRAILER not in tail:
-        raise Damaged("The SQL script lacks the end that pg_dump writes", HINT)
+    size, gathered = 0, list[bytes]()
+    for piece in _Sieve(blocks, owner=owner, in_transaction=in_transaction).pieces():
+        gathered.append(piece)
+        size += len(piece)
+        if size > OUTPUT:
+            yield b"".join(gathered)
+            size, gathered = 0, []
+    if size:
+        yield b"".join(gathered)
 
 
-def _pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces that end with a line, but for lines of absurd length."""
-    rest = b""
-    for block in blocks:
-        rest += block
-        cut = rest.rfind(b"\n") + 1
-        if not cut and len(rest) > LONGEST:
-            cut = len(rest)
-        if cut:
-            yield rest[:cut]
-            rest = rest[cut:]
-    if rest:
-        yield rest
+def looks_like_sqlite(head: bytes) -> bool:
+    """Whether a script that begins so was written by SQLite's ``.dump``."""
+    return bool(_SQLITE.match(head.removeprefix(lexing.BOM)))
 
 
-def _header(pieces: Iterator[bytes]) -> tuple[bytes, bytes, bool]:
-    """The start of the script without its own ``\\restrict`` (ours cannot hold another)
-    and without the section of DROP statements that ``--clean`` writes: the database it is
-    loaded into is new, and a view that depends on a primary key makes that section fail.
+class _Sieve:
+    """Holds a statement back until it is clear what becomes of it."""
 
-    :returns: the start, the key of ``\\restrict``, and whether pg_dump wrote the script.
+    def __init__(self, blocks: Iterable[bytes], *, owner: bool, in_transaction: bool) -> None:
+        self._lexer = Lexer(blocks)
+        self._guard = Guard(self._lexer, owner=owner, in_transaction=in_transaction)
+        self._dump = _Dump(self._lexer)
+        self._held: list[Token] = []
+        self._size = 0
+        self._verdict: Verdict | None = None
+        self._last = b"\n"
+
+    def pieces(self) -> Iterator[bytes]:
+        for token in self._lexer:
+            kind, text = token
+            if kind in (SPACE, COMMENT):
+                yield self._invisible(token)
+            elif kind == COMMAND:
+                self._dump.command(text, self._is_open)
+            elif kind == DATA or (kind == PLAIN and self._verdict is None):
+                self._dump.complete, self._last = False, text
+                yield text
+            else:
+                yield self._visible(token)
+        yield self._end()
+
+    @property
+    def _is_open(self) -> bool:
+        return bool(self._held) or self._verdict is not None
+
+    def _invisible(self, token: Token) -> bytes:
+        if self._held:
+            self._hold(token)
+            return b""
+        if self._verdict is None:
+            self._dump.remark(token[1])
+            return token[1]
+        return self._passed(token)
+
+    def _visible(self, token: Token) -> bytes:
+        ended = token[0] == END
+        if self._verdict is None:
+            self._dump.begun, self._dump.complete = True, False
+            self._hold(token)
+            piece = self._decided(ended=ended)
+        else:
+            self._guard.judge_body(self._lexer.statement)
+            piece = self._passed(token)
+        if ended:
+            self._verdict = None
+        return piece
+
+    def _hold(self, token: Token) -> None:
+        self._held.append(token)
+        self._size += len(token[1])
+        if self._size > LONGEST or len(self._lexer.statement.tokens) >= lexing.KEPT:
+            line = self._lexer.statement.line
+            self._lexer.refuse("begins a statement that is too long to be checked", line)
+
+    def _decided(self, *, ended: bool) -> bytes:
+        statement = self._lexer.statement
+        verdict = self._guard.judge(statement, ended=ended)
+        if verdict is None:
+            return b""
+        if self._dump.is_dropped(statement.tokens):
+            verdict = Verdict.TAKE_OUT
+        statement.decided = True
+        self._verdict, held = verdict, self._held
+        self._held, self._size = [], 0
+        if verdict is Verdict.TRIM:
+            held = trimmed(held)
+        elif verdict is Verdict.KEEP and not ended:
+            self._lexer.rough = statement.is_no_routine
+        self._lexer.swift = not self._dump.is_dropping
+        return b"".join(self._passed(t) for t in held)
+
+    def _passed(self, token: Token) -> bytes:
+        """A token as it goes into psql. It has no variables to fill in, and does not take
+        the name of a thing for the start of a function's body."""
+        kind, text = token
+        if self._verdict is Verdict.TAKE_OUT:
+            return b"\n" * text.count(b"\n")
+        if kind == COLON:
+            return b": "
+        if kind == LOOKALIKE:
+            return b'"' + text.lower() + b'"'
+        return text
+
+    def _end(self) -> bytes:
+        """psql would run what is left without a semicolon, and so would take what repom
+        writes behind the script for a part of it."""
+        if self._lexer.statement.copies:
+            raise Damaged("The SQL script ends in the middle of a statement", HINT)
+        self._dump.check_end()
+        piece = self._decided(ended=True) if self._held else b""
+        if self._guard.begun:
+            raise Damaged(
+                f"The SQL script does not commit what it begins in line {self._guard.begun}", HINT
+            )
+        missing = self._verdict in (Verdict.KEEP, Verdict.TRIM)
+        unended = not self._last.endswith(b"\n")
+        return piece + (b"\n;" if missing else b"\n" if unended else b"")
+
+
+class _Dump:
+    """What a script of pg_dump has around its objects. Only one that begins with its
+    comment is one, and only what is a comment of the script, not text that looks like it.
+
+    :ivar begun: a statement has been read.
+    :ivar complete: the comment that pg_dump ends with was the last thing read.
     """
-    head = _gathered(b"", pieces, lambda text: len(text) >= HEAD).removeprefix(_BOM)
-    if _CLUSTER.search(head[:TAIL]):
-        raise Refused(
-            "The file is the output of pg_dumpall, a whole cluster",
-            "Restore it with psql, or dump one database with pg_dump",
-        )
-    if not _DUMP.search(head[:TAIL]):
-        return head, b"", False
-    if b"\r\n" in head[:TAIL]:
+
+    def __init__(self, lexer: Lexer) -> None:
+        self._lexer = lexer
+        self.begun = self.complete = False
+        self._dumped = self._titled = False
+        self._key: bytes | None = None
+        self._unlocked = False
+        self._dropping = True  # in the section of DROP statements that --clean writes first
+        self._public = False  # the schema public was dropped there
+
+    def remark(self, text: bytes) -> None:
+        """Space and comments between statements."""
+        if self._titled and text.startswith(b"\r"):
+            self._is_damaged()
+        self._titled = False
+        if b"-- PostgreSQL database" in text:
+            lines = text.split(b"\n")
+            for line in lines[1:] if self._lexer.indented else lines:
+                self._line(line)
+
+    def _line(self, line: bytes) -> None:
+        text = line.rstrip(b"\r")
+        self.complete = self.complete or text == _TRAILER
+        if not self.begun and text == _CLUSTER:
+            raise Refused(
+                "The file is the output of pg_dumpall, a whole cluster",
+                "Restore it with psql, or dump one database with pg_dump",
+            )
+        if not self.begun and text == _HEADER:
+            self._dumped = self._titled = True
+            if line != text:
+                self._is_damaged()
+
+    def _is_damaged(self) -> NoReturn:
         raise Damaged(
             "The SQL script has carriage returns, as after a dump through a terminal",
             "Dump it again without -t (docker exec) or with -T (docker compose exec)",
         )
-    head = _gathered(head, pieces, lambda text: bool(_OBJECT.search(text)))
-    found = _RESTRICT.search(head[:TAIL])
-    if found:
-        head = head[: found.start()] + head[found.end() :]
-    return _without_drops(head), found[1] if found else b"", True
+
+    def command(self, text: bytes, is_open: bool) -> None:
+        """Of psql's commands the file's own ``\\restrict`` and ``\\unrestrict`` are taken
+        out, since ours cannot hold another.
+
+        :raises Refused: for any other.
+        """
+        found = _RESTRICT.fullmatch(text)
+        if found and self._dumped and not is_open and not self._lexer.indented:
+            if not found[1] and self._key is None and not self.begun:
+                self._key = found[2]
+                return
+            if found[1] and self._key == found[2] and not self._unlocked:
+                self._unlocked = True
+                return
+        name = _COMMAND.match(text)
+        said = (name[0] if name else b"\\").decode("ascii", "replace")
+        if said in ("\\c", "\\connect"):
+            self._lexer.refuse("connects to another database")
+        self._lexer.refuse(f"holds a command of psql ({said})")
+
+    @property
+    def is_dropping(self) -> bool:
+        """The section of DROP statements, or what comes before it, is being read."""
+        return self._dumped and self._dropping
+
+    def is_dropped(self, words: list[bytes]) -> bool:
+        """It belongs to the section of DROP statements, which a new database does not need
+        and in which a view that depends on a primary key fails."""
+        if words == [b"CREATE", b"SCHEMA", b"PUBLIC"] and self._public:
+            return True
+        if not self.is_dropping or words[:1] in ([b"SET"], []):
+            return False
+        dropped = is_drop(words)
+        self._dropping = dropped or b"SET_CONFIG" in words[:4]
+        self._public = self._public or (words[:2] == [b"DROP", b"SCHEMA"] and b"PUBLIC" in words)
+        return dropped
+
+    def check_end(self) -> None:
+        if self._dumped and not self.complete:
+            raise Damaged("The SQL script lacks the end that pg_dump writes", HINT)
 
 
-def _gathered(head: bytes, pieces: Iterator[bytes], enough: Callable[[bytes], bool]) -> bytes:
-    while not enough(head):
-        piece = next(pieces, b"")
-        if not piece:
-            break
-        head += piece
-    return head
+def is_drop(words: list[bytes]) -> bool:
+    """A statement of the kinds that ``pg_dump --clean`` writes before the objects."""
+    if words[0] == b"SELECT":
+        return words[1:4] == [b"PG_CATALOG", b".", b"LO_UNLINK"]
+    replaced = words[:4] == [b"CREATE", b"OR", b"REPLACE", b"VIEW"]
+    return words[0] == b"DROP" or replaced or (words[0] == b"ALTER" and b"DROP" in words)
 
 
-def _without_drops(head: bytes) -> bytes:
-    named = _OBJECT.search(head)
-    before = head[: named.start()] if named else head
-    drop = _DROPPED.search(before)
-    if not named or not drop:
-        return head
-    # Settings between the DROP statements and the first object belong to the objects.
-    later = b"".join(m[0] for m in _SETTING.finditer(before, drop.start()))
-    return head[: drop.start()] + later + head[named.start() :]
-
-
-_TOKEN = re.compile(
-    rb"(?P<escaped>[eE]')"
-    rb"|(?P<word>[A-Za-z_\x80-\xff][\w$\x80-\xff]*)|\d[\w.]*"
-    rb"|(?P<open>'|\"|/\*|\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$)"
-    rb"|(?P<comment>--)|(?P<end>;)|(?P<command>\\[^\s]*)"
-)
-_ESCAPED_END = re.compile(rb"(?:[^'\\]|\\.)*'", re.S)
-_NESTED = re.compile(rb"/\*|\*/")
-HARMLESS = (b"\\.", b"\\restrict", b"\\unrestrict")
-DATABASE = {(verb, b"DATABASE") for verb in (b"CREATE", b"DROP", b"ALTER")}
-
-
-class Guard:
-    """Follows a script just far enough to know its statements' first words: past the data
-    of COPY, quotes, dollar quotes and comments."""
-
-    def __init__(self, restricts: bool) -> None:
-        self._restricts = restricts
-        self._inside = b""  # what is open: COPY, E', ', ", /*, or a $tag$
-        self._depth = 0  # of nested comments
-        self._words: list[bytes] = []  # the statement's first two, and its last two
-        self._copies = False  # the statement is COPY … FROM stdin
-        self._number, self._begun = 0, True
-
-    def check(self, piece: bytes) -> None:
-        """:raises Refused: for the first statement that must not be run."""
-        for line in piece.split(b"\n"):
-            self._number += self._begun
-            self._begun = True
-            if self._inside == b"COPY":
-                if line.rstrip(b"\r") == b"\\.":
-                    self._inside = b""
-            else:
-                self._follow(line + b"\n")
-        self._number -= 1
-        self._begun = piece.endswith(b"\n")
-
-    def _follow(self, line: bytes) -> None:
-        at = self._closed(line, 0) if self._inside else 0
-        copying = False
-        while at >= 0:
-            token = _TOKEN.search(line, at)
-            if not token or token["comment"]:
-                break
-            at = token.end()
-            if token["word"]:
-                self._word(token[0].upper())
-            elif token["end"]:
-                copying = copying or self._copies
-                self._words, self._copies = [], False
-            elif token["command"]:
-                self._command(token[0])
-                break
-            elif token["open"] or token["escaped"]:
-                self._inside = token[0].upper()[:2] if token["escaped"] else token[0]
-                at = self._closed(line, at)
-        if copying:
-            self._inside = b"COPY"
-
-    def _closed(self, line: bytes, at: int) -> int:
-        """Where what is open is closed in this line; -1 when it is not."""
-        if self._inside == b"/*":
-            return self._comment_end(line, at)
-        if self._inside == b"E'":
-            found = _ESCAPED_END.match(line, at)
-            end = found.end() if found else -1
-        else:
-            start = line.find(self._inside, at)
-            end = start + len(self._inside) if start >= 0 else -1
-        if end >= 0:
-            self._inside = b""
-        return end
-
-    def _comment_end(self, line: bytes, at: int) -> int:
-        self._depth = self._depth or 1
-        for mark in _NESTED.finditer(line, at):
-            self._depth += 1 if mark[0] == b"/*" else -1
-            if not self._depth:
-                self._inside = b""
-                return mark.end()
-        return -1
-
-    def _word(self, word: bytes) -> None:
-        last = self._words[-1:]
-        if len(self._words) > 3:
-            del self._words[2]
-        self._words.append(word)
-        if self._words[0] == b"COPY" and last == [b"FROM"] and word == b"STDIN":
-            self._copies = True
-        if tuple(self._words) in DATABASE:
-            self._refuse("creates, drops or alters a database")
-
-    def _command(self, command: bytes) -> None:
-        if command in (b"\\c", b"\\connect"):
-            self._refuse("connects to another database")
-        if not self._restricts and command not in HARMLESS:
-            self._refuse("holds a command of psql")
-
-    def _refuse(self, what: str) -> None:
-        raise Refused(
-            f"Line {self._number} of the SQL script {what}",
-            "Take the line out if the rest is meant for this database",
-        )
+def trimmed(tokens: list[Token]) -> list[Token]:
+    """``CREATE SCHEMA name AUTHORIZATION owner`` without the owner; where it has no name,
+    the owner's is the name."""
+    seen = [n for n, (kind, _text) in enumerate(tokens) if kind in (WORD, QUOTED)]
+    place = next(p for p, n in enumerate(seen) if tokens[n][1].upper() == b"AUTHORIZATION")
+    out = {seen[place]}
+    if tokens[seen[place - 1]][1].upper() not in (b"SCHEMA", b"EXISTS"):
+        owner = seen[place + 1 : place + 2]
+        while owner and tokens[owner[-1]][0] == QUOTED == tokens[owner[-1] + 1][0]:
+            owner.append(owner[-1] + 1)  # a quote within the name
+        out.update(owner)
+    return [t for n, t in enumerate(tokens) if n not in out]

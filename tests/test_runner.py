@@ -184,7 +184,7 @@ def test_a_failure_that_is_expected_is_a_result() -> None:
 
 @pytest.mark.parametrize("warn", [False, True])
 def test_a_missing_program_is_unreachable(warn: bool) -> None:
-    with pytest.raises(Unreachable, match="no program no-such-program") as caught:
+    with pytest.raises(Unreachable, match="no-such-program was not found") as caught:
         HostRunner().run(["no-such-program"], warn=warn)
 
     assert 3 == caught.value.exit_status

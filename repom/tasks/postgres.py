@@ -104,7 +104,8 @@ def _holds(settings: Settings, seen: server.Server) -> str:
         login = replace(login, via="docker", host=None, port=None)
     try:
         found = operations.open_database(login, "psql").identify()
-        facts = [size(found.size), counted(found.tables, "table")]
+        facts = [size(found.size)]
+        facts += [] if found.tables is None else [counted(found.tables, "table")]
     except RepomError:
         facts = ["contents unknown"]
     try:

@@ -155,7 +155,7 @@ class Postgres:
         :raises Damaged: it cannot be read.
         :raises RepomError: there is no program to read it with.
         """
-        if archive.kind == "custom":
+        if archive.is_archive:
             self.survey()
             self.client.run_on_file(script_argv(owner=True, to="/dev/null"), archive.path)
         else:
@@ -213,8 +213,9 @@ class Postgres:
 
     def _fill(self, scratch: str, archive: Archive, *, owner: bool) -> None:
         conninfo = self.client.conninfo(scratch)
-        if archive.kind == "custom":
-            argv = restore_argv(conninfo, jobs=self.jobs, owner=owner)
+        if archive.is_archive:
+            jobs = self.jobs if archive.is_parallel else 1
+            argv = restore_argv(conninfo, jobs=jobs, owner=owner)
             self.client.run_on_file(argv, archive.path, options=LOAD, watch=self._diagnosis)
         else:
             known = restricts(self.client.psql_version)
@@ -254,8 +255,8 @@ class Postgres:
 
     def rows(self, scratch: str) -> dict[str, int]:
         """Rows of each table of a scratch database."""
-        lines = self.client.query(queries.ROWS, scratch).splitlines()
-        return {name: int(count) for name, _, count in (x.rpartition("|") for x in lines)}
+        lines = self.client.query(queries.ROWS, scratch).split("\n")
+        return dict(json.loads(line) for line in lines if line.strip())
 
     def load_in_place(
         self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool = True
@@ -437,7 +438,7 @@ def refuse_needs(
             f"The server lacks extensions of the backup: {', '.join(missing)}", "Install them first"
         )
     absent = sorted(set(facts.get("roles") or ()) - set(found["roles"] or ()))
-    if absent and owner and archive.kind == "custom":
+    if absent and owner and archive.is_archive:
         raise Refused(
             f"The server lacks roles of the backup: {', '.join(absent)}",
             "Create them, or add --no-owner",

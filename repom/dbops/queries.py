@@ -122,9 +122,9 @@ SELECT 'created';
 
 COUNT = f"SELECT {TABLES};\n"
 
-#: Rows of each table, as lines of name and number.
-ROWS = """SELECT format('SELECT %L, count(*) FROM %I.%I', n.nspname || '.' || c.relname,
-    n.nspname, c.relname)
+#: Rows of each table, as lines with a JSON array of name and number.
+ROWS = """SELECT format('SELECT json_build_array(%L, count(*)) FROM %I.%I',
+    n.nspname || '.' || c.relname, n.nspname, c.relname)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'm') AND c.relispopulated AND n.nspname !~ '^pg_'
     AND n.nspname <> 'information_schema'

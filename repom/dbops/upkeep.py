@@ -28,12 +28,14 @@ class Verified:
     :param verified: the checks that the backup passed: complete, sha256, archive, drill.
     :param problems: why it failed the others; none when it is good.
     :param rows: rows per table that a drill restored.
+    :param hint: what to do about the problems.
     """
 
     name: str
     verified: tuple[str, ...]
     problems: tuple[str, ...] = ()
     rows: dict[str, int] = field(default_factory=dict)
+    hint: str = ""
 
 
 def list_backups(settings: Settings | None = None) -> list[Backup]:
@@ -76,7 +78,7 @@ def verify(
         passed, rows = _examined(settings, source, drill)
     except Damaged as error:  # any other failure says nothing of the backup
         _record(settings, source, [], {}, 0.0)
-        return Verified(source.name, (), (str(error),))
+        return Verified(source.name, (), (error.message,), hint=error.hint)
     _record(settings, source, passed, rows, since(started))
     return Verified(source.name, tuple(passed), (), rows)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from invoke import Collection, Program
 
 from .. import __version__
-from .console import DEFAULTS
+from .console import DEFAULTS, started_as
 from .db import db
 from .demo import demo
 from .postgres import postgres
@@ -17,6 +17,7 @@ ns.configure(DEFAULTS)
 
 def main() -> None:
     """The console script ``repom``: the same tasks in a folder without a ``tasks.py``."""
+    started_as("repom")
     Program(name="repom", binary="repom", version=__version__, namespace=ns).run()
 
 

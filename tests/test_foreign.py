@@ -12,8 +12,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,22 @@ def unix_socket(path: Path) -> None:
             os.chdir(before)
 
 
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """What waits for a pipe waits for ever."""
+
+    def late(*_given: object) -> None:
+        raise AssertionError(f"not done within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @posix
 @pytest.mark.parametrize("kind", [pipe, folder, link, unix_socket])
 @pytest.mark.parametrize("place", ["holder", "lock", "manifest", "backup", "partial"])
@@ -179,8 +195,7 @@ def test_nothing_but_a_regular_file_is_read_or_waited_for(
         lambda: dbops.backup(settings),
         lambda: dbops.restore(upkeep.find_backup(settings), settings),
     ]
-    signal.alarm(30)  # what waits for a pipe waits for ever
-    try:
+    with within(30):
         assert dbops.list_backups(settings)[-1].name == first.name
         for verb in verbs:
             if place == "lock":
@@ -188,8 +203,6 @@ def test_nothing_but_a_regular_file_is_read_or_waited_for(
                     verb()
             else:
                 verb()
-    finally:
-        signal.alarm(0)
     assert "first" == title(settings.sqlite_path)
 
 

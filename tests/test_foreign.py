@@ -560,6 +560,30 @@ def test_into_what_does_not_exist_asks_nothing(settings: Settings) -> None:
     assert 5 == again.status
 
 
+CONNECTED = """
+from dataclasses import replace
+from repom.tasks import ns
+from repom.dbops.sqlite import Sqlite
+
+survey = Sqlite.survey
+more = {"sessions": ("psql (ann)", "web (2)"), "notes": ("Owners change.",)}
+Sqlite.survey = lambda self: replace(survey(self), **more)
+"""
+
+
+@pytest.mark.parametrize("task", [["db.restore", "--latest"], ["db.undo"]], ids=" ".join)
+def test_the_question_says_who_is_connected_and_what_else_changes(
+    settings: Settings, task: list[str]
+) -> None:
+    dbops.restore(dbops.backup(settings), settings)
+    (settings.project / "tasks.py").write_text(CONNECTED)
+    asked = invoke(settings.project, *task)
+
+    assert 5 == asked.status
+    assert "psql (ann), web (2)" in asked.err
+    assert "Owners change." in asked.err
+
+
 # -- a dry run ----------------------------------------------------------------------------
 
 

@@ -15,14 +15,48 @@ ordinary errors swallows a signal.
 
 from __future__ import annotations
 
+import re
 import signal
+
+PROGRAM = "repom"
+
+
+class Advice(str):
+    """Advice that names tasks. As text it reads as the console script; `by` spells it for
+    a user who started another program, such as ``invoke``."""
+
+    template: str
+    tasks: tuple[str, ...]
+
+    def by(self, program: str) -> str:
+        return self.template.format(*(f"{program} {task}" for task in self.tasks))
+
+
+def advice(template: str, *tasks: str) -> Advice:
+    """Advice with a task and its flags in the place of each ``{}`` of `template`, which is
+    a constant: what a user named has no place in it."""
+    text = Advice(template.format(*(f"{PROGRAM} {task}" for task in tasks)))
+    text.template, text.tasks = template, tasks
+    return text
+
+
+#: Modules that do not use `advice` yet write the task behind "invoke", in hints only.
+_WRITTEN_OUT = re.compile(r"\binvoke (?=(?:db|postgres)\.[a-z])")
+
+
+def spelled_for(program: str, text: str) -> str:
+    """Advice as a user of `program` can type it."""
+    if isinstance(text, Advice):
+        return text.by(program)
+    return _WRITTEN_OUT.sub(f"{program} ", text)
 
 
 class RepomError(Exception):
     """Root of everything that repom raises on purpose.
 
     :param message: what happened, in one line; never holds a secret.
-    :param hint: what to do about it, in one line; may be empty.
+    :param hint: what to do about it, in one line; may be empty. If it names a task, it is
+        made by `advice`.
     """
 
     exit_status = 1
@@ -34,6 +68,11 @@ class RepomError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}. {self.hint}" if self.hint else self.message
+
+    def told(self, program: str) -> str:
+        """The same for a user who typed `program`."""
+        hint = spelled_for(program, self.hint)
+        return f"{self.message}. {hint}" if hint else self.message
 
 
 class CommandFailed(RepomError):

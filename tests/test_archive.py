@@ -172,7 +172,7 @@ def tar() -> bytes:
 
 REFUSED = {
     "tar": (tar(), "tar archive"),
-    "a compressed tar": (gzip.compress(tar()), "tar archive"),
+    "a compressed tar": (gzip.compress(tar()), "compressed archive"),
     "a custom archive in gzip": (gzip.compress(custom()), "compressed archive"),
     "a custom archive in zstd": (zstd.compress(custom()), "compressed archive"),
     "UTF-16": ("SELECT 1;\r\n".encode("utf-16"), "UTF-16"),
@@ -182,9 +182,9 @@ DAMAGED = {
     "empty": (b"", "empty"),
     "empty in gzip": (gzip.compress(b""), "empty"),
     "empty in zstd": (zstd.compress(b""), "empty"),
-    "noise": (b"\x00" + NOISE, "no backup"),
-    "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "no backup"),
-    "noise in gzip": (gzip.compress(b"\x00" + NOISE), "no backup"),
+    "noise": (b"\x00" + NOISE, "unrecognized"),
+    "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "unrecognized"),
+    "noise in gzip": (gzip.compress(b"\x00" + NOISE), "unrecognized"),
     "gzip by its first bytes alone": (b"\x1f\x8b", "cut short"),
     "gzip that is none": (b"\x1f\x8bSELECT 1;", "cut short or altered"),
     "zstd by its first bytes alone": (b"\x28\xb5\x2f\xfd", "cut short"),

@@ -71,11 +71,11 @@ def title(settings: Settings) -> str:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What lies in a folder, but for what the lock leaves."""
+    """What lies in a folder, but for what keeps the store locked and out of Git."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix not in (".lock", ".holder")
+        if path.is_file() and path.suffix not in (".lock", ".holder") and path.name != ".gitignore"
     }
 
 
@@ -202,7 +202,7 @@ def test_two_projects_with_one_folder_leave_each_others_backups_alone(
     theirs = {dbops.backup(other).name for _ in range(2)}
     mine = [dbops.backup(settings, keep=1).name for _ in range(3)]
 
-    assert "another server or project folder" in caplog.text
+    assert "they belong to another server or project" in caplog.text
     assert theirs | {mine[-1]} == stored(settings)
     assert [] == [b.name for b, _ in dbops.prune(settings, keep=1).deleted]
     assert 1 == len(dbops.prune(other, keep=1).deleted)
@@ -242,10 +242,10 @@ def test_what_is_only_put_aside_is_not_said_to_push_a_kept_one_out(
     settings.sqlite_path.write_bytes(b"junk" * 300)
     dbops.restore(made, settings)
 
-    assert "No longer kept" not in caplog.text
+    assert "Deleting the older undo copy" not in caplog.text
     assert 1 == len(undoable(settings))
     dbops.restore(made, settings)
-    assert "No longer kept" in caplog.text
+    assert "Deleting the older undo copy" in caplog.text
 
 
 def test_an_in_place_restore_of_sqlite_is_kept_for_an_undo_like_any_other(
@@ -392,7 +392,7 @@ def test_any_sqlite_file_is_restored_whatever_its_name(
         (b"SELECT 1;\n", Refused, "PostgreSQL, and the database is SQLite"),
         (gzip.compress(b"SELECT 1;\n"), Refused, "PostgreSQL, and the database is SQLite"),
         (b"", Damaged, "empty"),
-        (b"\x00\xff" * 99, Damaged, "no backup"),
+        (b"\x00\xff" * 99, Damaged, "unrecognized"),
         (b"SQLite format 3\x00" + b"\xff" * 900, Damaged, "damaged|no SQLite database"),
         (zstd.compress(b"SQLite format 3\x00" + bytes(9000))[:-9], Damaged, "cut short"),
     ],

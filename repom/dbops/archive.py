@@ -1,19 +1,22 @@
-"""What a file is, by its content: a custom-format archive, plain SQL, or SQLite."""
+"""What a file is, by its content: an archive of pg_dump's, plain SQL, or SQLite."""
 
 from __future__ import annotations
 
 import gzip
 import os
 import re
+import shutil
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import Damaged, NotFound, Refused
-from .files import BLOCK
+from ..errors import Damaged, NoSpace, NotFound, Refused, advice
+from .files import BLOCK, create_private
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -25,22 +28,31 @@ ZSTD = b"\x28\xb5\x2f\xfd"
 CUSTOM = b"PGDMP"
 SQLITE = b"SQLite format 3\x00"
 HEAD = 1 << 16  # bytes that are enough to tell
+FLOOR = 1 << 28  # bytes of a disk that stay free
+STAGED = "repom-stdin-"  # how folders with a copy of standard input are called
+TOC = "toc.dat"
+MEMBER = re.compile(
+    r"toc\.dat|(?:blob_)?\d+\.dat(?:\.(?:gz|lz4|zst))?|blobs(?:_\d+)?\.toc(?:\.(?:gz|lz4|zst))?"
+)
 
 #: What a decompressor raises for data that is cut short or altered.
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
+
+
+#: Device, inode, size, and the times of the last change of content and of inode.
+Stamp = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Archive:
     """A file that somebody wants restored.
 
-    :param kind: ``custom``, ``plain`` or ``sqlite``.
+    :param kind: ``custom``, ``tar``, ``directory``, ``plain`` or ``sqlite``.
     :param compression: around it: ``gzip``, ``zstd`` or none.
     :param format: version of the custom format, as (1, 16); of other kinds nothing.
     :param server: version of the server it was dumped from, as far as the file tells.
     :param tool: version of the program that made it, as far as the file tells.
-    :param stamp: which file it was when it was recognised: device, inode, size and time of
-        the last change.
+    :param stamp: which file it was when it was recognised.
     """
 
     path: Path
@@ -49,11 +61,21 @@ class Archive:
     format: tuple[int, int] | None = None
     server: str | None = None
     tool: str | None = None
-    stamp: tuple[int, int, int, int] | None = None
+    stamp: Stamp | None = None
 
     @property
     def backend(self) -> str:
         return "sqlite" if self.kind == "sqlite" else "postgresql"
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether pg_restore reads it; plain SQL is psql's."""
+        return self.kind in ("custom", "tar", "directory")
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether pg_restore can load it with several workers."""
+        return self.kind in ("custom", "directory")
 
     def check_unchanged(self) -> None:
         """What was checked must be what was loaded: called after the load, before the swap.
@@ -80,28 +102,38 @@ class Archive:
                 raise Damaged(f"{self.path.name} is cut short or altered", HINT) from None
 
 
-def stamp_of(path: Path) -> tuple[int, int, int, int] | None:
-    """Tells one state of a file from any later one; nothing when it is gone."""
+def stamp_of(path: Path) -> Stamp | None:
+    """Tells one state of a file (or of a directory of `pg_dump -Fd`, with its members)
+    from any later one; nothing when it is gone."""
     try:
-        stat = path.stat()
+        own = _stamped(path)
+        members = [_stamped(each) for each in sorted(path.iterdir())] if path.is_dir() else []
     except OSError:
         return None
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return own if not members else (*own[:2], hash(tuple(members)), *own[3:])
 
 
-HINT = "Restore another backup: invoke db.list shows them"
+def _stamped(path: Path) -> Stamp:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+LIST = advice("Run: {}", "db.list")
+HINT = advice("Restore another backup; list them with: {}", "db.list")
 
 
 def recognise(path: Path) -> Archive:
     """Tell what `path` is.
 
     :raises NotFound: it is not there.
-    :raises Damaged: it is empty, cut short or no backup at all.
+    :raises Damaged: it is empty, cut short or not a backup at all.
     :raises Refused: it is a backup of a kind that is not restored from here.
     """
-    if not path.is_file():
-        raise NotFound(f"There is no file {path}", "invoke db.list shows the backups")
     stamp = stamp_of(path)
+    if path.is_dir():
+        return replace(_directory(path), stamp=stamp)
+    if not path.is_file():
+        raise NotFound(f"There is no file {path}", LIST)
     with path.open("rb") as raw:
         start = raw.read(4)
         compression = "gzip" if start[:2] == GZIP else "zstd" if start == ZSTD else ""
@@ -118,19 +150,100 @@ def recognise(path: Path) -> Archive:
 def _classified(path: Path, compression: str, head: bytes) -> Archive:
     if head.startswith(SQLITE):
         return Archive(path, "sqlite", compression)
-    if head.startswith(CUSTOM):
+    if head.startswith(CUSTOM) or head[257:262] == b"ustar":
         if compression:
             raise Refused(f"{path.name} is a compressed archive", "Decompress it first")
-        return Archive(path, "custom", "", *read_header(head, path.name))
-    if head[257:262] == b"ustar":
-        raise Refused(f"{path.name} is a tar archive", "Dump in custom format: pg_dump -Fc")
+        return _archive(path, head)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise Refused(
             f"{path.name} is UTF-16, as PowerShell's > writes it", "Convert it to UTF-8 first"
         )
     if b"\x00" in head:
-        raise Damaged(f"{path.name} is no backup that repom knows", HINT)
+        raise Damaged(f"{path.name} has an unrecognized format", HINT)
+    if looks_like_sqlite(head):
+        raise Refused(
+            f"{path.name} is a script of SQLite's shell (.dump)",
+            "Make a database of it with sqlite3 NEW.sqlite3 < FILE, then restore that file",
+        )
     return Archive(path, "plain", compression, None, *read_comments(head))
+
+
+def _archive(path: Path, head: bytes) -> Archive:
+    """A file that pg_restore reads: the custom format, or a tar whose first member is the
+    table of contents."""
+    if head.startswith(CUSTOM):
+        return Archive(path, "custom", "", *read_header(head, path.name))
+    if head[:100].rstrip(b"\0") == TOC.encode() and head[512:].startswith(CUSTOM):
+        return Archive(path, "tar", "", *read_header(head[512:], path.name))
+    raise Refused(
+        f"{path.name} is a tar archive, and not one that pg_dump --format=tar made",
+        "Unpack it and restore what is in it",
+    )
+
+
+def _directory(path: Path) -> Archive:
+    """What `pg_dump --format=directory` writes: nothing else may lie in it."""
+    if not (path / TOC).is_file():
+        raise Refused(f"{path} is a folder without a dump (no {TOC} in it)", "Name a file")
+    for member in sorted(path.iterdir()):
+        if not MEMBER.fullmatch(member.name) or member.is_symlink() or not member.is_file():
+            raise Refused(
+                f"{path.name} holds {member.name}, which pg_dump does not write",
+                "Move it out of that folder",
+            )
+    with (path / TOC).open("rb") as toc:
+        head = toc.read(HEAD)
+    if not head.startswith(CUSTOM):
+        raise Damaged(f"{path.name}/{TOC} is not a table of contents", HINT)
+    return Archive(path, "directory", "", *read_header(head, path.name))
+
+
+def looks_like_sqlite(head: bytes) -> bool:
+    """Whether it begins as the SQL that ``.dump`` of SQLite's shell writes."""
+    start = rb"\s*(?:/\*.*?\*/\s*)*PRAGMA foreign_keys\s*=\s*OFF;\s*BEGIN TRANSACTION;"
+    return bool(re.match(start, head.removeprefix(b"\xef\xbb\xbf"), re.I | re.S))
+
+
+@contextmanager
+def staged(stream: BinaryIO) -> Iterator[Path]:
+    """A private file with all of `stream`, such as standard input, while it is needed.
+
+    :raises NoSpace: the disk for temporary files is nearly full.
+    """
+    _sweep_staged()
+    with tempfile.TemporaryDirectory(prefix=f"{STAGED}{os.getpid()}-") as folder:
+        path = Path(folder, "standard-input")
+        with create_private(path) as file:
+            while block := stream.read(BLOCK):
+                _check_room(folder)
+                file.write(block)
+        yield path
+
+
+def _sweep_staged() -> None:
+    """Remove what runs that were killed had staged."""
+    for path in Path(tempfile.gettempdir()).glob(f"{STAGED}*-*"):
+        pid = path.name.removeprefix(STAGED).partition("-")[0]
+        with suppress(OSError):
+            own = not hasattr(os, "getuid") or path.lstat().st_uid == os.getuid()
+            if pid.isdecimal() and own and path.is_dir() and _has_ended(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        os.getpgid(pid)
+    except ProcessLookupError:
+        return True
+    except (AttributeError, OverflowError):  # no harmless way to ask, or not a number of one
+        return False
+    return False
+
+
+def _check_room(folder: str) -> None:
+    usage = shutil.disk_usage(folder)
+    if usage.free < min(FLOOR, usage.total // 20):
+        raise NoSpace(f"The disk of {folder} is full", "Set TMPDIR to a folder on another disk")
 
 
 def read_header(head: bytes, name: str) -> tuple[tuple[int, int], str | None, str | None]:

@@ -5,34 +5,34 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import CommandFailed, NotFound, Refused, RepomError, SettingsError, Unreachable
+from ..errors import CommandFailed, NotFound, Refused, RepomError, SettingsError, advice
 from ..settings import Settings
-from . import container, store
+from . import store, work
 from .archive import Archive, recognise
-from .commands import Login
 from .database import Database, Facts, Kept, Survey
 from .postgres import Postgres
 from .runner import HostRunner
-from .sqlite import Sqlite
-from .store import Backup, Identity, Store
+from .store import Backup, Store
+from .work import identity, open_database, since
 
 log = logging.getLogger("repom")
 
 #: A backup of less than this share of the last one's size deletes nothing.
 SUSPICIOUS = 0.25
+#: Bytes of a database's name that PostgreSQL keeps; it cuts longer ones without a word.
+LONGEST_NAME = 63
 
 
 @dataclass(frozen=True)
 class Plan:
     """A restore that could be carried out: everything that can be known before is known.
 
+    :param configured: as they were given; in `settings` the target of ``--into`` counts.
     :param survey: what it finds, and would replace.
     :param owner: restore owners and grants, too.
     :param in_place: load into the database itself.
@@ -40,6 +40,7 @@ class Plan:
     """
 
     settings: Settings
+    configured: Settings
     database: Database
     backup: Backup
     archive: Archive
@@ -52,6 +53,17 @@ class Plan:
     def foreign(self) -> bool:
         """Whether the file has no manifest, so that nothing says that it is whole."""
         return not self.backup.counts
+
+    @property
+    def origin(self) -> str:
+        """Where the backup comes from, when that is another server or another project;
+        for people."""
+        if work.is_another(self.backup.system_identifier, self.survey.system_identifier):
+            known = self.backup.facts.get("where")
+            return f"another server ({known})" if known else "another server"
+        if self.backup.is_of_another(self.settings.project):
+            return f"the project in {self.backup.facts['project']}"
+        return ""
 
     @property
     def going(self) -> tuple[Kept, ...]:
@@ -77,42 +89,6 @@ class Restored:
     duration_s: float
 
 
-def open_database(settings: Settings, tool: str) -> Database:
-    """The configured database, with the place where its programs run decided.
-
-    :param tool: the program that is about to run, for the message of a fallback.
-    """
-    if settings.backend == "sqlite":
-        return Sqlite(settings.sqlite_path, settings.database)
-    runner = container.choose(
-        via=settings.via,
-        docker=settings.docker,
-        name=settings.container,
-        service=settings.compose_service,
-        project=settings.project,
-        host=settings.host,
-        port=settings.port,
-        tool=tool,
-        echo=settings.echo,
-        dry=settings.dry,
-    )
-    login = Login(
-        settings.database,
-        settings.user,
-        settings.password,
-        settings.host,
-        settings.port,
-        settings.options,
-        settings.session_options,
-    )
-    return Postgres(runner, login, jobs=settings.jobs)
-
-
-def identity(settings: Settings) -> Identity:
-    """Which database the settings mean, as far as backups are concerned."""
-    return settings.backend, settings.database, settings.remote_host
-
-
 # -- backup -----------------------------------------------------------------------------
 
 
@@ -130,16 +106,22 @@ def backup(
     :raises RepomError: nothing was written, and nothing was deleted.
     """
     settings = (settings or Settings.load()).having(format=format, via=via, keep=keep)
+    store.check_label(label)
     started = time.monotonic()
     database, target = open_database(settings, "pg_dump"), Store(settings.backup_dir)
-    with locked(settings, database, "backup"), aborting(database):
+    with work.on(settings, database, "backup"):
         draft = _draft(settings, database, database.identify(), target, label)
+        strange = work.is_other_server(
+            database, draft.system_identifier, target, identity(settings)
+        )
+        if strange:
+            log.warning("This may not be the server of the last backup: nothing will be pruned")
         if settings.dry:
             return _dry_backup(database, draft)
         earlier = _earlier(target, draft)
         target.check_space(_room(draft, earlier))
         made = _written(database, target, draft, started)
-        if _may_prune(made, earlier):
+        if not strange and _may_prune(made, earlier):
             _prune(target, made, settings.keep)
     return made
 
@@ -157,11 +139,11 @@ def _prune(target: Store, made: Backup, keep: int) -> None:
 def _earlier(target: Store, draft: Backup) -> list[Backup]:
     """Proven backups of the same database, newest first; tells what is odd about them."""
     if draft.facts["tables"] == 0:
-        log.warning("%s has no table: is it the right database?", draft.database)
+        log.warning("%s has no tables: is it the right database?", draft.database)
     named = [b for b in target.backups(draft.identity) if b.counts]
     if named and not named[0].is_like(draft):
         log.warning(
-            "%s is from another server or project folder: this backup deletes none of those",
+            "Not pruning %s and older ones like it: they belong to another server or project",
             named[0].name,
         )
     if named and named[0].created_at > draft.created_at:
@@ -180,8 +162,8 @@ def _written(database: Database, target: Store, draft: Backup, started: float) -
         database.dump(file, draft.format)
         archive = _recognised(Path(file.name), draft.format)
         tool = archive.tool or draft.server_version
-        draft = replace(_recounted(draft, database), tool_version=tool)
-        return target.publish(file, replace(draft, duration_s=since(started)))
+        done = replace(draft, tool_version=tool, duration_s=since(started))
+        return target.publish(file, done)
 
 
 def _draft(
@@ -201,7 +183,7 @@ def _draft(
         size=0,
         label=label,
         via=database.via,
-        host=_host(settings, database, facts, target),
+        host=settings.remote_host,
         server_version=described.pop("server_version"),
         system_identifier=described.pop("system_identifier"),
         facts={**described, **_origin(settings, database)},
@@ -217,15 +199,6 @@ def _origin(settings: Settings, database: Database) -> dict[str, Any]:
         "project": str(settings.project),
         "settings": {name: getattr(settings, name) for name in names},
     }
-
-
-def _host(settings: Settings, database: Database, facts: Facts, target: Store) -> str | None:
-    """The server that makes it another database. A fallback that reached another server
-    than the container's must not pass for it, neither for prune nor for ``--latest``."""
-    if _is_other_server(database, facts.system_identifier, target, identity(settings)):
-        log.warning("This is another server than the last backup came from: nothing is pruned")
-        return database.where
-    return settings.remote_host
 
 
 def commit(project: Path) -> str | None:
@@ -250,15 +223,8 @@ def _recognised(path: Path, format: str) -> Archive:
     """What was written, by its content: a program's error message is no backup."""
     archive = recognise(path)
     if archive.kind != format:
-        raise CommandFailed("What came out of the dump is no backup", "Nothing was kept")
+        raise CommandFailed("The dump did not produce a valid backup", "It was discarded")
     return archive
-
-
-def _recounted(draft: Backup, database: Database) -> Backup:
-    """A restore compares its tables with the manifest's. When somebody made or dropped one
-    during the dump, nobody knows how many are in it, and then there is nothing to compare."""
-    same = database.identify().tables == draft.facts["tables"]
-    return draft if same else replace(draft, facts={**draft.facts, "tables": None})
 
 
 def _may_prune(made: Backup, earlier: list[Backup]) -> bool:
@@ -269,24 +235,12 @@ def _may_prune(made: Backup, earlier: list[Backup]) -> bool:
         shrunk = made.format == old.format and made.size < old.size * SUSPICIOUS
         if shrunk or (tables == 0 and old.facts.get("tables")):
             log.warning(
-                "The backup is much smaller than %s (%d bytes, was %d): nothing was pruned; "
-                "if that is meant: invoke db.prune",
-                *(old.name, made.size, old.size),
+                "The backup is much smaller than %s (%d bytes, was %d): nothing was pruned. "
+                "If the database was meant to shrink: %s",
+                *(old.name, made.size, old.size, advice("{}", "db.prune")),
             )
             return False
     return True
-
-
-def _is_other_server(
-    database: Database, system: str | None, target: Store, which: Identity
-) -> bool:
-    """Whether a fallback to the host reached a server that is not the container's: not
-    the one of the newest backup that the container made, or else of the newest at all."""
-    if not (database.fallback and system):
-        return False
-    proven = [b for b in target.backups(which) if b.counts and b.system_identifier]
-    known = next((b for b in proven if b.via == "docker"), proven[0] if proven else None)
-    return known is not None and known.system_identifier != system
 
 
 # -- restore ----------------------------------------------------------------------------
@@ -311,7 +265,7 @@ def restore(
     :param in_place: load into the database itself in one transaction, for a user who may
         not create a database; nothing is kept for an undo.
     :param owner: restore owners and grants; without, all belongs to this user.
-    :param remote: a database on another machine is meant.
+    :param remote: allow a database on another machine.
     :raises RepomError: the database holds what it held before.
     """
     settings = (settings or Settings.load()).having(jobs=jobs, via=via)
@@ -334,28 +288,35 @@ def plan_restore(
     :raises Damaged: it is not what was written.
     :raises Refused: it belongs to another kind of database, or the wrong server answers.
     """
-    target = Store(settings.backup_dir)
-    source = backup if isinstance(backup, Backup) else target.find(str(backup))
+    source = find(settings, backup)
     in_place = in_place and settings.backend != "sqlite"  # there it is no other way
-    store.check(source)
-    archive = recognise(source.path)
+    archive = work.examined(source)
     _refuse_other_backend(archive, settings)
-    if into:
+    configured = settings
+    if into is not None:
         settings = replace(settings, database=_into(settings, into))
-    database = open_database(settings, "psql" if archive.kind == "plain" else "pg_restore")
-    engine = _engine(settings, database, remote)
+    database = open_database(settings, "pg_restore" if archive.is_archive else "psql")
+    engine = work.engine_of(settings, database, remote)
     survey = database.survey()
     _refuse_target(database, survey, into, in_place)
-    if _is_other_server(database, survey.system_identifier, target, identity(settings)):
-        raise Refused(
-            f"{database.fallback}, and the server on the host is not the one of the last backup",
-            "Start the container, or add --via host if the host's server is meant",
-        )
-    return Plan(settings, database, source, archive, survey, owner, in_place, engine)
+    work.check_server(configured, database, survey.system_identifier)
+    how = (owner, in_place, engine)
+    return Plan(settings, configured, database, source, archive, survey, *how)
+
+
+def find(settings: Settings, backup: str | Path | Backup) -> Backup:
+    """A backup by name, label, beginning or path.
+
+    :raises NotFound: there is none.
+    :raises SettingsError: it is empty, or may mean several.
+    """
+    if isinstance(backup, Backup):
+        return backup
+    return Store(settings.backup_dir).find(str(backup), identity(settings))
 
 
 def _refuse_target(database: Database, survey: Survey, into: str | None, in_place: bool) -> None:
-    if into and survey.exists:
+    if into is not None and survey.exists:
         raise Refused(f"{into} exists already", "Name a new one, or restore without --into")
     if in_place and not survey.exists:
         raise Refused(f"There is no {database.name} to restore into", "Leave --in-place out")
@@ -363,37 +324,27 @@ def _refuse_target(database: Database, survey: Survey, into: str | None, in_plac
 
 def _refuse_other_backend(archive: Archive, settings: Settings) -> None:
     if archive.backend != settings.backend:
-        kinds = {"sqlite": "a backup of SQLite", "custom": "a backup of PostgreSQL"}
-        kind = kinds.get(archive.kind, "SQL, a backup of PostgreSQL")
+        kinds = {"sqlite": "a backup of SQLite", "plain": "SQL, a backup of PostgreSQL"}
+        kind = kinds.get(archive.kind, "a backup of PostgreSQL")
         names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
         raise Refused(
             f"{archive.path.name} is {kind}, and the database is {names[settings.backend]}",
-            "Set DATABASE_URL to the database that is meant",
+            f"Set DATABASE_URL to a {names[archive.backend]} database",
         )
-
-
-def _engine(settings: Settings, database: Database, remote: bool) -> str:
-    """The container engine's address, if one is used.
-
-    :param remote: whether a database on another machine is meant, be it reached by its
-        own host or by the engine's.
-    :raises Refused: it is on another machine, and that was not meant.
-    """
-    engine = container.endpoint(settings.docker) if database.via == "docker" else ""
-    elsewhere = settings.remote_from(database.via) or (
-        engine if container.is_remote(engine) else None
-    )
-    if elsewhere and not remote:
-        raise Refused(
-            f"{database.name} is on another machine ({elsewhere})", "Add --remote if it is meant"
-        )
-    return engine
 
 
 def _into(settings: Settings, into: str) -> str:
-    if settings.backend == "sqlite":
-        return str(Path(into).expanduser().absolute())
-    return into
+    """:raises SettingsError: it cannot be the name of a new database."""
+    if not into.strip() or "\0" in into:
+        raise SettingsError(f"--into is {into!r}", "Name a new database (SQLite: a path)")
+    if settings.backend != "sqlite":
+        if len(into.encode(errors="surrogateescape")) > LONGEST_NAME:
+            raise SettingsError(f"--into is {into!r}", f"Allowed: {LONGEST_NAME} bytes")
+        return into
+    path = Path(into).expanduser().absolute()
+    if path.is_dir() or into.endswith(("/", os.sep)):
+        raise SettingsError(f"--into is {into!r}, a folder", "Name a file")
+    return str(path)
 
 
 def carry_out(plan: Plan) -> Restored:
@@ -406,21 +357,39 @@ def carry_out(plan: Plan) -> Restored:
             return Restored(database.name, plan.backup.name, None, 0.0)
     others = [plan.backup.database] if plan.backup.database else []
     if not plan.survey.exists:
-        log.info("There is no %s yet: it is made", database.name)
-    with locked(settings, database, "restore", *others), aborting(database):
+        log.info("Creating database %s", database.name)
+    with work.on(settings, database, "restore", *others, replaces=True):
+        plan = _confirmed(plan)
         database.sweep()
         replaced = _replace(plan)
     # What was no database, and was only put aside, pushes nothing out.
     gone = plan.going if not settings.dry and (replaced or not settings.undo_keep) else ()
     for old in gone:
-        log.info("No longer kept, since REPOM_UNDO_KEEP is %d: %s", settings.undo_keep, old.name)
+        log.info(
+            "Deleting the older undo copy (REPOM_UNDO_KEEP is %d): %s", settings.undo_keep, old.name
+        )
     return Restored(database.name, plan.backup.name, replaced, since(started))
+
+
+def _confirmed(plan: Plan) -> Plan:
+    """The same plan, looked at again now that nobody else can change anything.
+
+    :raises Refused: file or database are not what the user was asked about.
+    """
+    plan.archive.check_unchanged()
+    survey = plan.database.survey()
+    work.check_server(plan.configured, plan.database, survey.system_identifier)
+    work.check_same(plan.database.name, plan.survey, survey)
+    return replace(plan, survey=survey)
 
 
 def _replace(plan: Plan) -> str | None:
     database, facts = plan.database, proven_facts(plan.backup)
     if plan.in_place and isinstance(database, Postgres):
-        database.load_in_place(plan.archive, facts, owner=plan.owner)
+        # Nothing protects the database from what a script does to its own transaction,
+        # and a manifest beside a file from elsewhere may be forged.
+        vouched = work.is_in(plan.configured.backup_dir, plan.backup)
+        database.load_in_place(plan.archive, facts if vouched else None, owner=plan.owner)
         return None
     scratch = database.load(plan.archive, facts, owner=plan.owner)
     if plan.settings.dry:
@@ -446,12 +415,14 @@ def _swapped(database: Database, scratch: str, keep: int) -> str | None:
 class Undo:
     """An undo that could be carried out.
 
+    :param survey: what it found.
     :param kept: what would be put back.
     :param engine: address of the container engine, when the database is in a container.
     """
 
     settings: Settings
     database: Database
+    survey: Survey
     kept: Kept
     engine: str = ""
 
@@ -459,7 +430,7 @@ class Undo:
 def undo(settings: Settings | None = None, *, remote: bool = False) -> Restored:
     """Put back what the last restore replaced, and keep what it had put in its place.
 
-    :param remote: a database on another machine is meant.
+    :param remote: allow a database on another machine.
     :raises NotFound: there is nothing to put back.
     :raises Refused: it is on another machine, and that was not meant.
     """
@@ -469,15 +440,12 @@ def undo(settings: Settings | None = None, *, remote: bool = False) -> Restored:
 def plan_undo(settings: Settings, *, remote: bool = False) -> Undo:
     """What an undo would put back, without touching anything; raises as `undo`."""
     database = open_database(settings, "psql")
-    engine = _engine(settings, database, remote)
-    return Undo(settings, database, _newest_kept(database), engine)
-
-
-def _newest_kept(database: Database) -> Kept:
-    kept = database.survey().kept
-    if not kept:
+    engine = work.engine_of(settings, database, remote)
+    survey = database.survey()
+    work.check_server(settings, database, survey.system_identifier)
+    if not survey.kept:
         raise NotFound(f"No restore of {database.name} can be undone", "Nothing was replaced")
-    return kept[0]
+    return Undo(settings, database, survey, survey.kept[0], engine)
 
 
 def carry_out_undo(plan: Undo) -> Restored:
@@ -486,12 +454,13 @@ def carry_out_undo(plan: Undo) -> Restored:
     :raises Refused: another restore has come between.
     """
     started, database, kept = time.monotonic(), plan.database, plan.kept
-    with locked(plan.settings, database, "undo"), aborting(database):
-        if plan.settings.dry:
-            log.info("Would put %s back", kept.name)
-            return Restored(database.name, kept.name, None, 0.0)
-        if _newest_kept(database).name != kept.name:
-            raise Refused(f"{database.name} was restored meanwhile", "Look, and undo again")
+    if plan.settings.dry:
+        log.info("Would put %s back", kept.name)
+        return Restored(database.name, kept.name, None, 0.0)
+    with work.on(plan.settings, database, "undo", replaces=True):
+        survey = database.survey()
+        work.check_server(plan.settings, database, survey.system_identifier)
+        work.check_same(database.name, plan.survey, survey)
         replaced = database.swap(kept.name, keep=max(1, plan.settings.undo_keep))
     return Restored(database.name, kept.name, replaced, since(started))
 
@@ -507,42 +476,3 @@ def undoable(settings: Settings) -> tuple[Kept, ...]:
 def shell(settings: Settings) -> int:
     """A shell on the database, on this terminal; returns its exit status."""
     return open_database(settings, "psql").shell()
-
-
-# -- around every use case --------------------------------------------------------------
-
-
-@contextmanager
-def locked(settings: Settings, database: Database, doing: str, *names: str) -> Iterator[None]:
-    """Hold the lock of the database and of others by name, and clean up after runs that
-    were killed: their files, and what they had going on in the server."""
-    if settings.dry:
-        yield
-        return
-    target = Store(settings.backup_dir)
-    with ExitStack() as stack:
-        for name in sorted({database.name, *names}):
-            killed = stack.enter_context(target.lock(name, doing, database.session))
-            if killed:
-                database.abort(killed)
-            target.sweep(name)
-        if doing in ("restore", "undo"):
-            stack.enter_context(database.exclusive(doing))
-        yield
-
-
-@contextmanager
-def aborting(database: Database) -> Iterator[None]:
-    """On failure, leave nothing running in the server: ending the client of `docker exec`
-    leaves the program in the container."""
-    try:
-        yield
-    except (Unreachable, SettingsError, NotFound, Refused):
-        raise  # nothing was running
-    except BaseException:
-        database.abort()
-        raise
-
-
-def since(started: float) -> float:
-    return round(time.monotonic() - started, 3)

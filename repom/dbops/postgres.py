@@ -47,7 +47,6 @@ TIDYING, SLOW_TO_DROP = 0.25, 100_000_000
 LARGE = 10_000_000  # bytes of an archive above which statistics are made in parallel
 ABORTING = 2.0  # seconds that ending what still runs in the server may take
 DROPPING = 30.0  # seconds until the drop of a scratch database is left to the next run
-ARCHIVES = ("custom", "tar", "directory")  # what pg_restore reads
 COUNTER = 'find /c /v ""' if sys.platform == "win32" else "wc -l"
 
 
@@ -171,7 +170,7 @@ class Postgres:
         :raises Damaged: it cannot be read.
         :raises RepomError: there is no program to read it with.
         """
-        if archive.kind in ARCHIVES:
+        if archive.is_archive:
             self.survey()
             self.client.run_on_file(script_argv(owner=True, to="/dev/null"), archive.path)
         else:
@@ -203,12 +202,12 @@ class Postgres:
     def _has_roles(self, archive: Archive, facts: Mapping[str, Any]) -> bool:
         """Whether a drill can keep owners: the functions in the indexes of a table run as
         its owner, which should not be this user."""
-        return archive.kind in ARCHIVES and not missing_roles(self._found, facts)
+        return archive.is_archive and not missing_roles(self._found, facts)
 
     def _may_be_order(self, archive: Archive, error: CommandFailed) -> bool:
         """Whether a load failed at a statement that one worker may get through: parallel
         ones can add a constraint to a partition before its parent has it as not valid."""
-        if self.jobs == 1 or archive.kind not in ARCHIVES or isinstance(error, Stalled | NoSpace):
+        if self.jobs == 1 or not archive.is_archive or isinstance(error, Stalled | NoSpace):
             return False
         lost = ("No space left", "terminating connection", "closed the connection")
         return "ERROR:" in error.stderr and not any(part in error.stderr for part in lost)
@@ -274,8 +273,8 @@ class Postgres:
 
     def _fill(self, scratch: str, archive: Archive, *, owner: bool, jobs: int) -> None:
         conninfo = self.client.conninfo(scratch)
-        if archive.kind in ARCHIVES:
-            jobs = 1 if archive.kind == "tar" else jobs
+        if archive.is_archive:
+            jobs = jobs if archive.is_parallel else 1
             argv = restore_argv(conninfo, jobs=jobs, owner=owner)
             how: dict[str, Any] = {"options": LOAD, "watch": self._diagnosis}
             self.client.run_on_file(argv, archive.path, listing=self._listing(archive), **how)
@@ -615,7 +614,7 @@ def refuse_needs(
             f"The server lacks extensions of the backup: {', '.join(missing)}", "Install them first"
         )
     absent = missing_roles(found, facts)
-    if absent and owner and archive.kind in ARCHIVES:
+    if absent and owner and archive.is_archive:
         raise Refused(
             f"The server lacks roles of the backup: {', '.join(absent)}",
             "Create them, or add --no-owner",

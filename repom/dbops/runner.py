@@ -14,9 +14,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, BinaryIO, ClassVar
@@ -54,7 +55,7 @@ ASLEEP = 1.0
 #: that was killed. The brackets keep grep from finding itself.
 SWEEP = (
     "for f in /tmp/repom-*; do "
-    '[ -f "$f" ] && ! grep -qs "repo[m]-${f#/tmp/repom-}" /proc/[0-9]*/cmdline && rm -f "$f"; '
+    '[ -e "$f" ] && ! grep -qs "repo[m]-${f#/tmp/repom-}" /proc/[0-9]*/cmdline && rm -rf "$f"; '
     "done 2>/dev/null; "
 )
 
@@ -425,6 +426,8 @@ class DockerRunner(HostRunner):
         Through ``cat`` and not ``docker cp``, which leaves no file in a tmpfs and a file
         that a user other than root cannot read, and exits 0 both times.
         """
+        if path.is_dir():
+            return self._run_on_folder(argv, path, stdout=stdout, env=env, watch=watch)
         inside = f"/tmp/{self.session}-{secrets.token_hex(4)}"
         # dd takes no byte more than it is told, which not every head is true of.
         first = f"dd bs=1 count={len(listing)} of={inside}-list 2>/dev/null; " if listing else ""
@@ -441,6 +444,20 @@ class DockerRunner(HostRunner):
             blocks = chain([listing], iter(lambda: file.read(1 << 20), b""))
             stdin = blocks if listing else file
             return self.run(wrapped, stdin=stdin, stdout=stdout, env=env, watch=watch)
+
+    def _run_on_folder(self, argv: Sequence[str], path: Path, **how: Any) -> Result:
+        """The same for a directory that `pg_dump --format=directory` made."""
+        inside = f"/tmp/{self.session}-{secrets.token_hex(4)}"
+        size = sum(member.stat().st_size for member in path.iterdir())
+        script = (
+            f"trap 'rm -rf {inside}' EXIT; trap 'exit 143' HUP INT TERM; umask 077; "
+            f"{SWEEP}"
+            f"mkdir {inside} && tar -xf - -C {inside} || exit 74; "
+            f"[ $(cat {inside}/* | wc -c) -eq $0 ] || "
+            "{ echo 'the copy is incomplete' >&2; exit 74; }; "
+            f'"$@" {inside}'
+        )
+        return self.run(["sh", "-c", script, str(size), *argv], stdin=packed(path), **how)
 
     def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         env = dict(env or {})
@@ -461,6 +478,19 @@ def exec_argv(
     would turn every line feed into two bytes), `-i` only when there is input."""
     variables = [flag for name in env for flag in ("-e", name)]
     return [docker, "exec", *(["-i"] if interactive else []), *variables, container, *argv]
+
+
+def packed(folder: Path) -> Iterator[bytes]:
+    """The files in a folder as a stream of tar, in blocks."""
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            member = tarfile.TarInfo(path.name)
+            member.size = os.fstat(file.fileno()).st_size
+            yield member.tobuf(tarfile.GNU_FORMAT)
+            while block := file.read(1 << 20):
+                yield block
+        yield bytes(-member.size % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
 
 
 def _strip_end(file: BinaryIO, end: bytes) -> None:

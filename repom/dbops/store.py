@@ -14,7 +14,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from ..errors import CommandFailed, Damaged, NoSpace, NotFound, Refused, SettingsError
+from ..errors import CommandFailed, Damaged, NoSpace, NotFound, Refused, SettingsError, advice
 from .files import create_private, make_private_folder, remove, sha256, sync, sync_folder
 
 log = logging.getLogger("repom")
@@ -58,7 +59,23 @@ SHOWN = (
 )
 
 #: Why prune leaves a backup of the same name.
-FROM_ELSEWHERE = "from another server or project folder"
+FROM_ELSEWHERE = "of another server or project"
+
+#: Bytes of an encoded database's name: with time, number, label and extension, and with
+#: what temporary files add, a file's name stays below the 255 that file systems allow.
+LONGEST = 150
+NOTE = 4096  # bytes of a lock's note that are read
+MANIFEST = 1 << 24  # bytes of a manifest that are read
+SESSION = re.compile(r"repom-[0-9a-f]{8}")
+DOING = re.compile(r"[a-z -]{1,20}")
+ANOTHER = advice("Restore another backup; list them with: {}", "db.list")
+LIST = advice("Run: {}", "db.list")
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class ReadOnlyStore(CommandFailed):
+    """The folder of backups cannot be written to; reading goes on."""
+
 
 #: A database's backend, its name, and its server when that is another machine. Two
 #: backups are of the same database when these are the same.
@@ -76,6 +93,7 @@ class Backup:
     :param duration_s: seconds that the backup took.
     :param host: of a server on another machine.
     :param facts: what the database said of itself then: see `repom.dbops.database.Facts`.
+    :param problem: why nothing in the manifest counts; empty when it does.
     """
 
     name: str
@@ -96,6 +114,7 @@ class Backup:
     duration_s: float | None = None
     host: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
     @property
     def identity(self) -> Identity:
@@ -124,10 +143,13 @@ class Backup:
         return bool(project and made and made != str(project) and Path(made).is_dir())
 
     def is_like(self, other: Backup) -> bool:
-        """Whether nothing known speaks against one server and one project folder: in a
-        folder that projects share, a name alone does not make it the same database."""
-        mine, theirs = ((b.system_identifier, b.facts.get("project")) for b in (self, other))
-        return all(a is None or b is None or a == b for a, b in zip(mine, theirs, strict=True))
+        """Whether it is of the same database as another one of this name: from the same
+        server (SQLite: the same project's id), whichever checkout made it. Where one of
+        the two is not known, nothing known may speak against one project folder."""
+        if self.system_identifier and other.system_identifier:
+            return self.system_identifier == other.system_identifier
+        mine, theirs = (b.facts.get("project") for b in (self, other))
+        return mine is None or theirs is None or mine == theirs
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` shows: times as ISO 8601 in UTC, sizes in bytes."""
@@ -141,10 +163,20 @@ def manifest_of(path: Path) -> Path:
 
 
 def encoded(database: str) -> str:
-    """A database's name as part of a file's name, reversible: percent-encoded outside
-    ``[A-Za-z0-9._-]``, and never a hidden file."""
+    """A database's name as part of a file's name: percent-encoded outside
+    ``[A-Za-z0-9._-]``, and never a hidden file. One that is too long for a file's name is
+    cut and gets a checksum; the manifest has the whole name."""
     safe = quote(database, safe="").replace("~", "%7E")
-    return f"%2E{safe[1:]}" if safe.startswith(".") else safe
+    safe = f"%2E{safe[1:]}" if safe.startswith(".") else safe
+    if len(safe) <= LONGEST:
+        return safe
+    return f"{safe[: LONGEST - 17]}-{hashlib.sha256(safe.encode()).hexdigest()[:16]}"
+
+
+def check_label(label: object) -> None:
+    """:raises SettingsError: it is given, and cannot be a part of a backup's name."""
+    if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
+        raise SettingsError(f"--label is {label!r}", "Allowed: 1 to 40 of A-Z a-z 0-9 . -")
 
 
 def number_of(name: str) -> int:
@@ -166,15 +198,15 @@ class Store:
 
         :raises SettingsError: the label is not one.
         """
-        if label is not None and not LABEL.fullmatch(label):
-            raise SettingsError(f"--label is {label!r}", "Allowed: 1 to 40 of A-Z a-z 0-9 . -")
+        check_label(label)
         start = f"{encoded(database)}_{now.strftime(TIME)}"
         number = 1 + max(map(number_of, self._started(start)), default=0)
         while True:
             time = f"{start}-{number}" if number > 1 else start
             name = f"{time}{f'_{label}' if label else ''}.{EXTENSIONS[format]}"
             path = self.folder / name
-            if not any(p.exists() for p in (path, manifest_of(path), self._partial(name))):
+            # A link that leads nowhere has its name all the same.
+            if not any(map(os.path.lexists, (path, manifest_of(path), self._partial(name)))):
                 return name
             number += 1
 
@@ -194,7 +226,7 @@ class Store:
         """
         partial = self._partial(name)
         try:
-            make_private_folder(self.folder)
+            self._make_folder()
             with create_private(partial) as file:
                 yield file
         except OSError as error:
@@ -205,11 +237,11 @@ class Store:
 
     def check_space(self, needed: int) -> None:
         """:raises Refused: the disk has less room than a backup will take, in bytes."""
-        make_private_folder(self.folder)
+        self._make_folder()
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise Refused(
-                f"{self.folder} has {free} bytes free, and a backup takes about {needed}",
+                f"{self.folder} has {_size(free)} free, and a backup takes about {_size(needed)}",
                 "Free some space, or set REPOM_BACKUP_DIR to another disk",
             )
 
@@ -223,8 +255,8 @@ class Store:
         size = os.fstat(file.fileno()).st_size
         verified = ("complete", "sha256")
         backup = replace(backup, size=size, sha256=sha256(file), verified=verified)
-        if backup.path.exists() or backup.manifest.exists():
-            raise CommandFailed(f"{backup.name} is there already", "Nothing was overwritten")
+        if os.path.lexists(backup.path) or os.path.lexists(backup.manifest):
+            raise CommandFailed(f"{backup.name} exists already", "Nothing was overwritten")
         self._write_manifest(backup)
         try:
             file.close()  # Windows renames no open file
@@ -255,56 +287,104 @@ class Store:
     def _partial(self, name: str) -> Path:
         return self.folder / f".{name}.partial"
 
+    def _make_folder(self) -> None:
+        """The folder, out of version control. One that has other files in it may be a
+        part of the project, so nothing is hidden there."""
+        make_private_folder(self.folder)
+        ignore = self.folder / ".gitignore"
+        if os.path.lexists(ignore) or not all(is_own_name(p.name) for p in self.folder.iterdir()):
+            return
+        with suppress(OSError), create_private(ignore) as file:
+            file.write(b"*\n")
+
     # -- reading ------------------------------------------------------------------------
 
     def backups(self, identity: Identity | None = None) -> list[Backup]:
         """All backups, or those of one database, newest first. Files that repom could
         not have named are not there; those without a good manifest are not `counts`."""
-        if not self.folder.is_dir():
-            return []
-        paths = [p for p in self.folder.iterdir() if NAME.fullmatch(p.name) and is_plain_file(p)]
-        found = [self._read_or_guess(path) for path in paths]
+        found = [self._read_or_guess(path) for path in self._paths()]
         wanted = [b for b in found if identity is None or b.identity == identity]
         return sorted(wanted, key=lambda b: (b.created_at, number_of(b.name)), reverse=True)
 
-    def latest(self, identity: Identity, project: Path | None = None) -> Backup:
-        """:param project: whose backups come before those of other projects.
+    def latest(
+        self,
+        identity: Identity,
+        project: Path | None = None,
+        system: Callable[[], str | None] = lambda: None,
+    ) -> Backup:
+        """The newest proven backup: of this server first, then of this project, then any,
+        since a server that was made anew takes the old one's backups.
+
+        :param project: whose backups come before those of other projects.
+        :param system: identifies the server; called only when backups of several are there.
         :raises NotFound: there is no proven backup of this database.
         """
         every = self.backups(identity)
         proven = [b for b in every if b.counts]
         dated = [b for b in proven if not is_ahead(b)] or proven
-        chosen = next((b for b in dated if not b.is_of_another(project)), next(iter(dated), None))
-        if chosen:
-            for newer in every[: every.index(chosen)]:
-                log.warning("Left out: %s (%s)", newer.name, _why_left_out(newer))
-            if chosen.is_of_another(project):
-                log.warning("%s was made in %s", chosen.name, chosen.facts["project"])
-            return chosen
-        raise NotFound(
-            f"There is no verified backup of {identity[1]} in {self.folder}",
-            "Make one with: invoke db.backup",
-        )
+        if not dated:
+            raise NotFound(
+                f"There is no verified backup of {identity[1]} in {self.folder}",
+                advice("Make one with: {}", "db.backup"),
+            )
+        chosen = _nearest(dated, project, system)
+        for newer in every[: every.index(chosen)]:
+            log.warning("Left out: %s (%s)", newer.name, _why_left_out(newer))
+        if chosen.is_of_another(project):
+            log.warning("%s was made in %s", chosen.name, chosen.facts["project"])
+        return chosen
 
-    def find(self, name: str) -> Backup:
-        """A backup by its name in the store, or any file by its path.
+    def find(self, name: str, which: Identity | None = None) -> Backup:
+        """A backup by its name in the store, with or without its extension, by its label
+        or by an unambiguous beginning; or any file by its path.
 
-        :raises NotFound: neither is there.
+        :param which: the database whose backups come first.
+        :raises SettingsError: it is empty, or several backups are meant.
+        :raises NotFound: there is none.
         :raises Damaged: its manifest is not what was written.
         """
-        inside, outside = self.folder / name, Path(name).expanduser()
-        plain = not {"/", os.sep} & set(name)
-        if plain and NAME.fullmatch(name) and is_plain_file(inside):
-            return read(inside)
-        if outside.is_file():
-            return read(outside.resolve())
-        raise NotFound(f"There is no backup {name}", "invoke db.list shows the backups")
+        if name == "":
+            raise SettingsError("--backup is empty", "Name a backup, its label or a file")
+        outside = _outside(name)
+        if {"/", os.sep} & set(name) or "\0" in name:
+            found: list[Path] = []
+        else:
+            found = self._named(name, which, beginnings=outside is None)
+        if len(found) > 1 or (found and outside and found[0].name != name):
+            raise _ambiguous(name, found, outside)
+        if found or outside:
+            return read(found[0] if found else Path(str(outside)))
+        raise NotFound(f"There is no backup {name}", LIST)
+
+    def _named(self, name: str, which: Identity | None, *, beginnings: bool) -> list[Path]:
+        """Files of backups that `name` may mean, by the first of its meanings that fits."""
+        every = {p.name: NAME.fullmatch(p.name) for p in self._paths()}
+        named = {n: m for n, m in every.items() if m}
+        for meant in (
+            [n for n in named if n == name],
+            [n for n, m in named.items() if n == f"{name}.{m['extension']}"],
+            [n for n, m in named.items() if m["label"] == name],
+            [n for n in named if beginnings and n.startswith(name)],
+        ):
+            paths = [self.folder / n for n in sorted(meant)]
+            own = [p for p in paths if self._read_or_guess(p).identity == which]
+            if paths:
+                return own if len(own) == 1 else paths
+        return []
+
+    def _paths(self) -> list[Path]:
+        entries = self.folder.iterdir() if self.folder.is_dir() else ()
+        return [p for p in entries if NAME.fullmatch(p.name) and is_plain_file(p)]
 
     def _read_or_guess(self, path: Path) -> Backup:
+        """A backup that is not as long as it was does not count, either."""
         try:
-            return read(path)
-        except Damaged:
-            return guess(path)
+            found = read(path)
+        except Damaged as error:
+            return replace(guess(path), problem=error.message)
+        if not found.counts or found.has_its_size:
+            return found
+        return replace(found, verified=(), problem=f"{path.name} has not the size it had")
 
     # -- deleting -----------------------------------------------------------------------
 
@@ -334,12 +414,14 @@ class Store:
             partial = re.fullmatch(
                 r"\.(.+?)(\.json|\.copy)?\.partial(-wal|-shm|-journal)?", path.name
             )
-            orphan = path.name.endswith(".json") and not path.with_suffix("").exists()
-            stem = partial[1] if partial else path.name.removesuffix(".json") if orphan else ""
+            # A link that leads nowhere may lead to a disk that is not there today.
+            alone = path.name.endswith(".json") and not os.path.lexists(path.with_suffix(""))
+            stem = partial[1] if partial else path.name.removesuffix(".json") if alone else ""
             stem = stem.removesuffix(".partial")
             named = NAME.fullmatch(stem)
             if named and named["database"] == encoded(database):
-                remove(path)
+                with suppress(OSError):  # such as for a folder
+                    remove(path)
 
     # -- the lock -----------------------------------------------------------------------
 
@@ -371,15 +453,20 @@ class Store:
                 lock.release()
 
     def _acquired(self, database: str, wait: float) -> FileLock:
+        path = self.folder / f".{encoded(database)}.lock"
         try:
-            make_private_folder(self.folder)
-            lock = FileLock(self.folder / f".{encoded(database)}.lock", timeout=wait, mode=0o600)
+            self._make_folder()
+            if os.path.lexists(path) and not is_plain_file(path):
+                raise CommandFailed(f"{path} is not a regular file", "Remove it")
+            lock = FileLock(path, timeout=wait, mode=0o600)
             lock.acquire()
             return lock
         except Timeout:
             holder = self._holder(database)
             who = f" (process {holder['pid']}, {holder['doing']})" if holder else ""
-            raise Refused(f"{database} is in use by another repom{who}", "Wait for it") from None
+            raise Refused(
+                f"{database} is in use by another repom{who}", "Try again when it has finished"
+            ) from None
         except OSError as error:
             raise disk_error(error, self.folder) from None
 
@@ -394,11 +481,72 @@ class Store:
                 file.write(json.dumps(holder).encode())
 
     def _holder(self, database: str) -> dict[str, Any]:
+        """What the note says. Others may have written it, and the sessions that it names
+        are ended, so it counts only if this code could have written it."""
         try:
-            holder = json.loads(self._note(database).read_text())
-            return {"pid": int(holder["pid"]), "doing": str(holder["doing"]), **holder}
-        except (OSError, ValueError, KeyError, TypeError):
+            found = json.loads(contents(self._note(database), NOTE))
+            pid, doing, session = (found[key] for key in ("pid", "doing", "session"))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
+        if type(pid) is not int or not (isinstance(doing, str) and DOING.fullmatch(doing)):
+            return {}
+        named = isinstance(session, str) and SESSION.fullmatch(session)
+        return {"pid": pid, "doing": doing, "session": session if named else ""}
+
+
+def contents(path: Path, most: int) -> bytes:
+    """What is in a regular file, at most `most` bytes of it. Nothing else is waited for or
+    followed: somebody may have put a pipe or a link in its place.
+
+    :raises OSError: it is not one, or cannot be read.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(most)
+
+
+def is_own_name(name: str) -> bool:
+    """Whether repom could have written a file of this name into the store."""
+    return bool(
+        NAME.fullmatch(name.removesuffix(".json"))
+        or re.fullmatch(r"\..*\.(lock|holder|partial)", name)
+    )
+
+
+def _outside(name: str) -> Path | None:
+    """The file, or the directory of `pg_dump -Fd`, that a user named."""
+    try:
+        path = Path(name).expanduser().resolve()
+        there = path.is_file() or (path / "toc.dat").is_file()
+    except (RuntimeError, OSError, ValueError):  # no such home, too long, a NUL in it
+        return None
+    return path if there else None
+
+
+def _ambiguous(name: str, found: list[Path], outside: Path | None) -> SettingsError:
+    names = [*(p.name for p in found[:3]), *(["…"] if found[3:] else [])]
+    files = [f"the file {outside}"] if outside else []
+    return SettingsError(
+        f"--backup {name} may mean {', '.join([*names, *files])}",
+        f"Name one of them{' (for the file: its path with a /)' if outside else ''}",
+    )
+
+
+def _nearest(dated: list[Backup], project: Path | None, system: Callable[[], str | None]) -> Backup:
+    """The first one of this server, else of this project, else the first."""
+    known = {b.system_identifier for b in dated if b.system_identifier}
+    mine = system() if len(known) > 1 else None
+    for fits in (
+        lambda b: mine is not None and b.system_identifier == mine,
+        lambda b: not b.is_of_another(project),
+        lambda b: True,
+    ):
+        if chosen := next((b for b in dated if fits(b)), None):
+            return chosen
+    raise AssertionError("there is one")
 
 
 def read(path: Path) -> Backup:
@@ -407,23 +555,97 @@ def read(path: Path) -> Backup:
     :raises Damaged: there is a manifest, and it is not what was written.
     """
     try:
-        raw = manifest_of(path).read_bytes()
+        raw = contents(manifest_of(path), MANIFEST)
         content = json.loads(raw)
         whole = spelled(content) == raw and content.pop("checksum") == checksum(content)
+        if whole:
+            return _described(path, content)
     except FileNotFoundError:
         return guess(path)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise Damaged(
-            f"The manifest of {path.name} is damaged",
-            "Restore another backup, or remove the manifest to restore it unverified",
-        )
-    names = {f.name for f in fields(Backup)}
+        pass
+    raise Damaged(
+        f"The manifest of {path.name} is damaged",
+        "Restore another backup, or remove the manifest to restore it unverified",
+    )
+
+
+def _described(path: Path, content: Mapping[str, Any]) -> Backup:
+    """:raises TypeError, KeyError, ValueError: the manifest is not one of a backup."""
+    for name, fits in MANIFEST_FIELDS.items():
+        if not fits(content[name]):
+            raise TypeError(name)
+    for name, fits in FACTS.items():
+        if not fits(content["facts"].get(name)):
+            raise TypeError(name)
+    names = {f.name for f in fields(Backup)} - {"problem"}
     known = {key: value for key, value in content.items() if key in names}
-    known["created_at"] = datetime.fromisoformat(content["created_at"].replace("Z", "+00:00"))
-    known["verified"] = tuple(content["verified"])
+    when = datetime.fromisoformat(content["created_at"].replace("Z", "+00:00"))
+    known |= {"created_at": when.astimezone(UTC), "verified": tuple(content["verified"])}
     return Backup(**{**known, "name": path.name, "path": path})
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_text_mapping(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _may_be(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or fits(value)
+
+
+#: What a manifest's fields must be: whoever writes one can also write its checksum.
+MANIFEST_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "database": _is_text,
+    "backend": lambda value: value in ("postgresql", "sqlite"),
+    "format": lambda value: isinstance(value, str) and value in EXTENSIONS,
+    "created_at": lambda value: bool(datetime.fromisoformat(value.replace("Z", "+00:00")).tzinfo),
+    "size": _is_count,
+    "label": _is_text_or_none,
+    "sha256": lambda value: bool(re.fullmatch(r"[0-9a-f]{64}", value)),
+    "via": _is_text_or_none,
+    "server_version": _is_text_or_none,
+    "tool_version": _is_text_or_none,
+    "system_identifier": _is_text_or_none,
+    "pinned": lambda value: isinstance(value, bool),
+    "verified": _is_texts,
+    "duration_s": lambda value: value is None or type(value) in (int, float),
+    "host": _is_text_or_none,
+    "facts": _is_mapping,
+}
+#: The same of what is known of the database; each may be missing.
+FACTS: dict[str, Callable[[object], bool]] = {
+    "size": _may_be(_is_count),
+    "tables": _may_be(_is_count),
+    "extensions": _may_be(_is_text_mapping),
+    "roles": _may_be(_is_texts),
+    "locale": _may_be(_is_text_mapping),
+    "project": _is_text_or_none,
+    "where": _is_text_or_none,
+    "migration": _is_text_or_none,
+    "commit": _is_text_or_none,
+    "settings": _may_be(_is_mapping),
+    "drill": _may_be(_is_mapping),
+}
 
 
 def guess(path: Path) -> Backup:
@@ -468,20 +690,20 @@ def checksum(content: Mapping[str, Any]) -> str:
 def check(backup: Backup) -> None:
     """Compare a backup's file with its manifest: size first, then every byte.
 
+    :raises NotFound: the file is gone.
     :raises Damaged: they differ.
     """
-    size = backup.path.stat().st_size
+    try:
+        size = backup.path.stat().st_size
+    except FileNotFoundError:
+        raise NotFound(f"{backup.path} is gone", LIST) from None
     if size != backup.size:
-        raise Damaged(
-            f"{backup.name} has {size} bytes instead of {backup.size}",
-            "Restore another backup: invoke db.list shows them",
-        )
+        raise Damaged(f"{backup.name} has {size} bytes instead of {backup.size}", ANOTHER)
+    if not backup.sha256:
+        return
     with backup.path.open("rb") as file:
-        if backup.sha256 and sha256(file) != backup.sha256:
-            raise Damaged(
-                f"{backup.name} has been altered: its checksum differs",
-                "Restore another backup: invoke db.list shows them",
-            )
+        if sha256(file) != backup.sha256:
+            raise Damaged(f"{backup.name} has been altered: its checksum differs", ANOTHER)
 
 
 def is_whole(backup: Backup) -> bool:
@@ -489,7 +711,7 @@ def is_whole(backup: Backup) -> bool:
     try:
         check(backup)
         return True
-    except Damaged as error:
+    except (Damaged, NotFound) as error:
         log.warning("%s", error.message)
         return False
 
@@ -508,6 +730,7 @@ def plan_prune(
     keep: int | None,
     days: int | None = None,
     like: Backup | None = None,
+    more: Sequence[Backup] = (),
 ) -> Pruned:
     """Decide over one database's backups, given newest first.
 
@@ -517,11 +740,12 @@ def plan_prune(
     :param days: how many days old one must be to go, counted from the newest backup and
         not from the clock, which may be wrong. With `keep`, both must agree.
     :param like: only backups that are `Backup.is_like` this one go.
+    :param more: and those that are like one of these.
     """
     kept: list[tuple[Backup, str]] = []
     gone: list[tuple[Backup, str]] = []
     counted = [b for b in backups if b.counts]
-    own = [b for b in counted if like is None or b.is_like(like)]
+    own = [b for b in counted if like is None or any(map(b.is_like, (like, *more)))]
     kept += [(b, FROM_ELSEWHERE) for b in counted if b not in own]
     kept += [(b, "pinned") for b in own if b.pinned]
     kept += [(b, "dated in the future") for b in own if is_ahead(b) and not b.pinned]
@@ -551,6 +775,7 @@ def prune(
     dry: bool = False,
     thorough: bool = False,
     like: Backup | None = None,
+    more: Sequence[Backup] = (),
 ) -> Pruned:
     """Delete what `plan_prune` says. One that cannot be deleted does not stop the others;
     it is told in a warning, and is not among the deleted ones.
@@ -561,13 +786,13 @@ def prune(
         once makes the backup that was just made look old.
     """
     backups = target.backups(which)
-    plan = plan_prune(backups, keep=keep, days=days, like=like)
+    plan = plan_prune(backups, keep=keep, days=days, like=like, more=more)
     while thorough and plan.deleted:
         bad = {b.name for b, _reason in plan.kept if not is_whole(b)}
         if not bad:
             break
         backups = [b for b in backups if b.name not in bad]
-        plan = plan_prune(backups, keep=keep, days=days, like=like)
+        plan = plan_prune(backups, keep=keep, days=days, like=like, more=more)
     going = [d for d in plan.deleted if like is None or d[0].name != like.name]
     deleted = [d for d in going if dry or _deleted(target, d[0])]
     return Pruned(plan.kept, tuple(deleted))
@@ -575,8 +800,11 @@ def prune(
 
 def _why_left_out(backup: Backup) -> str:
     if not backup.counts:
-        return "no good manifest vouches for it"
-    return "dated in the future" if is_ahead(backup) else f"made in {backup.facts['project']}"
+        return backup.problem or "damaged, or its manifest is missing"
+    if is_ahead(backup):
+        return "dated in the future"
+    made = backup.facts.get("project")
+    return f"made in {made}" if made else "of another server"
 
 
 def is_ahead(backup: Backup) -> bool:
@@ -605,5 +833,15 @@ def disk_error(error: OSError, folder: Path) -> CommandFailed:
     }
     text = error.strerror or str(error)
     where = "Set REPOM_BACKUP_DIR to a folder that can be written to"
+    if error.errno in READ_ONLY:
+        return ReadOnlyStore(f"{folder}: {text}", where)
     kind = NoSpace if error.errno in hints else CommandFailed
     return kind(f"{folder}: {text}", hints.get(error.errno or 0, where))
+
+
+def _size(count: int) -> str:
+    """Bytes as people read them."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"

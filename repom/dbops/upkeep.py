@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CommandFailed, Damaged, NoSpace, Refused, Unreachable
-from ..settings import Settings
-from . import store
-from .archive import Archive, recognise
-from .operations import aborting, identity, locked, open_database, proven_facts, since
-from .store import Backup, Pruned, Store
+from ..errors import CommandFailed, Damaged, NotFound, Refused, Unreachable
+from ..settings import Settings, whole_number
+from . import store, work
+from .archive import Archive
+from .operations import find, proven_facts
+from .store import Backup, Pruned, ReadOnlyStore, Store
+from .work import identity, open_database, since
 
 log = logging.getLogger("repom")
 
@@ -26,32 +28,33 @@ class Verified:
     :param verified: the checks that the backup passed: complete, sha256, archive, drill.
     :param problems: why it failed the others; none when it is good.
     :param rows: rows per table that a drill restored.
+    :param hint: what to do about the problems.
     """
 
     name: str
     verified: tuple[str, ...]
     problems: tuple[str, ...] = ()
     rows: dict[str, int] = field(default_factory=dict)
+    hint: str = ""
 
 
 def list_backups(settings: Settings | None = None) -> list[Backup]:
     """The backups in the store, of every database, newest first."""
     settings = settings or Settings.load()
-    found = Store(settings.backup_dir).backups()
-    return [b if b.has_its_size else replace(b, verified=()) for b in found]
+    return Store(settings.backup_dir).backups()
 
 
 def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -> Backup:
-    """A backup by name or path; without, the newest proven one of the database.
+    """A backup by name, label, beginning or path; without, the newest proven one of the
+    database.
 
     :raises NotFound: there is none.
     """
-    if isinstance(backup, Backup):
-        return backup
+    if backup is not None:
+        return find(settings, backup)
     target = Store(settings.backup_dir)
-    return (
-        target.find(str(backup)) if backup else target.latest(identity(settings), settings.project)
-    )
+    system = lambda: work.system_of(replace(settings, dry=False))  # noqa: E731
+    return target.latest(identity(settings), settings.project, system)
 
 
 def verify(
@@ -73,12 +76,9 @@ def verify(
     started = time.monotonic()
     try:
         passed, rows = _examined(settings, source, drill)
-    except NoSpace:
-        raise  # which says nothing of the backup
-    except (Damaged, CommandFailed) as error:
-        if isinstance(error, Damaged) and source.counts and not settings.dry:
-            Store(source.path.parent).update(replace(source, verified=()))
-        return Verified(source.name, (), (str(error),))
+    except Damaged as error:  # any other failure says nothing of the backup
+        _record(settings, source, [], {}, 0.0)
+        return Verified(source.name, (), (error.message,), hint=error.hint)
     _record(settings, source, passed, rows, since(started))
     return Verified(source.name, tuple(passed), (), rows)
 
@@ -86,8 +86,12 @@ def verify(
 def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str], dict[str, int]]:
     """The checks that a backup passes, and the rows that a drill restored."""
     passed = ["complete", "sha256"] if source.counts else []
-    store.check(source)
-    archive = recognise(source.path)
+    archive = work.examined(source)
+    if settings.dry:
+        log.info("Would read %s to its end", source.path)
+        if drill:
+            log.info("Would restore it into a scratch database, and drop that again")
+        return passed, {}
     if _read(settings, archive):
         passed.append("archive")
     if not drill:
@@ -98,7 +102,7 @@ def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str
 def _read(settings: Settings, archive: Archive) -> bool:
     """Whether the archive could be read; the checksum can be checked without a server."""
     try:
-        tool = "pg_restore" if archive.kind == "custom" else "psql"
+        tool = "pg_restore" if archive.is_archive else "psql"
         open_database(_for_backend(settings, archive), tool).read(archive)
         return True
     except (Unreachable, Refused) as error:
@@ -120,10 +124,10 @@ def _for_backend(settings: Settings, archive: Archive) -> Settings:
 
 def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, int]:
     database = open_database(_for_backend(settings, archive), "pg_restore")
-    if settings.dry:
-        return {}
-    with locked(settings, database, "drill"), aborting(database):
+    work.check_server(settings, database, database.survey().system_identifier)
+    with work.on(settings, database, "drill"):
         database.survey()
+        archive.check_unchanged()
         facts = proven_facts(source)
         scratch = database.load(archive, facts, owner=False, replacing=False)
         try:
@@ -135,35 +139,88 @@ def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, in
 def _record(
     settings: Settings, source: Backup, passed: list[str], rows: dict[str, int], seconds: float
 ) -> None:
+    """Write down what a backup passed; one that passed nothing no longer counts."""
     if not source.counts or settings.dry:
         return
     target = Store(source.path.parent)
-    with target.lock(source.database, "verify", wait=10):
-        source = store.read(source.path)  # somebody may have pinned it meanwhile
-        facts = dict(source.facts)
-        if rows:
-            facts["drill"] = {"rows": rows, "duration_s": seconds}
-        verified = tuple(dict.fromkeys([*source.verified, *passed]))
-        target.update(replace(source, verified=verified, facts=facts))
+    try:
+        with target.lock(source.database, "verify", wait=10):
+            now = store.read(source.path)  # somebody may have pinned it meanwhile
+            facts = dict(now.facts)
+            if rows:
+                facts["drill"] = {"rows": rows, "duration_s": seconds}
+            verified = tuple(dict.fromkeys([*now.verified, *passed])) if passed else ()
+            target.update(replace(now, verified=verified, facts=facts))
+    except ReadOnlyStore:
+        log.info("Not recorded: %s cannot be written to", target.folder)
 
 
 def prune(
-    settings: Settings | None = None, *, keep: int | None = None, days: int | None = None
+    settings: Settings | None = None,
+    *,
+    keep: int | None = None,
+    days: int | None = None,
+    all_servers: bool = False,
+    confirmed: Collection[str] | None = None,
 ) -> Pruned:
     """Delete old backups of the configured database.
 
     :param keep: how many verified ones stay; by default as configured.
     :param days: only those that are older than this, and that `keep` lets go, too.
+    :param all_servers: also those of other servers, such as ones that are no more; but
+        none of another project whose folder is on this machine.
+    :param confirmed: names of the backups that a user agreed to delete.
+    :raises Refused: others would be deleted than were confirmed, or a fallback reached
+        another server.
     """
     settings = (settings or Settings.load()).having(keep=keep)
+    days = whole_number("--days", days)
     target, which = Store(settings.backup_dir), identity(settings)
+    system = _known_system(settings)
     with nullcontext() if settings.dry else target.lock(settings.database, "prune"):
-        how: dict[str, Any] = {"days": days, "dry": settings.dry, "thorough": True}
         proven = [b for b in target.backups(which) if b.counts]
-        own = [b for b in proven if not b.is_of_another(settings.project)]
-        if not own:
+        likes = _likes(proven, settings, system, all_servers)
+        if not likes:
             return Pruned(tuple((b, store.FROM_ELSEWHERE) for b in proven), ())
-        return store.prune(target, which, keep=settings.keep, like=own[0], **how)
+        how: dict[str, Any] = {"keep": settings.keep, "days": days, "thorough": True}
+        how |= {"like": likes[0], "more": likes[1:]}
+        if confirmed is not None:
+            _check_confirmed(store.prune(target, which, dry=True, **how), confirmed)
+        return store.prune(target, which, dry=settings.dry, **how)
+
+
+def _likes(
+    proven: list[Backup], settings: Settings, system: str | None, all_servers: bool
+) -> list[Backup]:
+    """Backups that stand for those which may go: one of this server; where that is not
+    known, the newest one of this project."""
+    own = [b for b in proven if not b.is_of_another(settings.project)]
+    if all_servers:
+        return own
+    same = [b for b in proven if system and b.system_identifier == system]
+    return (same or [b for b in own if not (system and b.system_identifier)])[:1]
+
+
+def _known_system(settings: Settings) -> str | None:
+    """Identifies the server whose backups are pruned; a server that is down is not asked.
+
+    :raises Refused: a fallback reached another one.
+    """
+    if settings.backend == "sqlite":
+        return work.system_of(settings)
+    try:
+        database = open_database(settings, "psql")
+        system = database.survey().system_identifier
+    except (Unreachable, CommandFailed, NotFound) as error:
+        log.info("The server was not asked which it is: %s", error.message)
+        return None
+    work.check_server(settings, database, system)
+    return system
+
+
+def _check_confirmed(planned: Pruned, confirmed: Collection[str]) -> None:
+    if {b.name for b, _reason in planned.deleted} - set(confirmed):
+        raise Refused("The backups changed in the meantime", "Nothing was deleted; run it again")
 
 
 def pin(
@@ -175,10 +232,11 @@ def pin(
     :raises Refused: it has no manifest.
     """
     settings = settings or Settings.load()
-    source = find_backup(settings, backup)
+    source = find(settings, backup)
     if not source.counts:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
     if settings.dry:
+        log.info("Would %s %s", "unpin" if off else "pin", source.name)
         return replace(source, pinned=not off)
     target = Store(source.path.parent)
     with target.lock(source.database, "pin", wait=10):

@@ -7,7 +7,7 @@ from invoke import Collection, Program
 
 from .. import __version__
 from . import masking
-from .console import DEFAULTS
+from .console import DEFAULTS, started_as
 from .db import db
 from .demo import demo
 from .postgres import postgres
@@ -19,6 +19,7 @@ ns.configure(DEFAULTS)
 
 def main() -> None:
     """The console script ``repom``: the same tasks in a folder without a ``tasks.py``."""
+    started_as("repom")
     Program(name="repom", binary="repom", version=__version__, namespace=ns).run()
 
 

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
-from ..errors import CommandFailed, Damaged, NotFound, RepomError, SettingsError
+from ..errors import CommandFailed, Damaged, NotFound, Refused, RepomError, SettingsError, advice
 from ..settings import Settings, whole_number
-from .console import DEFAULTS, ask, command, confirm, is_terminal, say, show
+from .console import (
+    DEFAULTS,
+    ask,
+    command,
+    confirm,
+    is_terminal,
+    run,
+    say,
+    show,
+    standard_input,
+)
 from .tables import age, counted, size, table
 
 # The library is imported by the tasks when they run: `invoke --list` need not pay for it.
 if TYPE_CHECKING:
-    from ..dbops.database import Database
+    from ..dbops.database import Database, Kept
     from ..dbops.operations import Plan, Restored
-    from ..dbops.store import Backup
+    from ..dbops.store import Backup, Pruned
 
 
 JSON = "print the result as JSON"
 YES = "do not ask"
+ALL_SERVERS = "db.prune --all-servers"
 VIA = "where the client programs run: auto, docker or host"
-REMOTE = "the database is on another machine, and that is meant"
+REMOTE = "allow a database on another machine"
+BACKUP = "a backup's name, its label or an unambiguous beginning, or the path of any dump"
+MAKE_ONE = advice("Make one with: {}", "db.backup")
 JOBS = "parallel workers that load"
 
 
@@ -56,7 +72,7 @@ def backup(
 
 @command(
     help={
-        "backup": "a backup's name, or the path of any dump",
+        "backup": f"{BACKUP}; - is standard input",
         "latest": "the newest verified backup of this database",
         "yes": YES,
         "remote": REMOTE,
@@ -85,35 +101,51 @@ def restore(
     from ..dbops import operations
 
     settings = Settings.load(c.config, via=via, jobs=jobs)
-    chosen = _chosen(settings, backup, latest)
-    if chosen is None:
-        say("Nothing was restored")
-        return
-    plan = operations.plan_restore(
-        chosen, settings, into=into, in_place=in_place, owner=not no_owner, remote=remote
-    )
-    if not settings.dry and not yes and not confirm(_question(plan), yes):
-        say("Nothing was restored")
-        return
-    _tell("Restored", operations.carry_out(plan), settings, json)
+    with _chosen(settings, backup, latest) as chosen:
+        if chosen is None:
+            say("Nothing was restored")
+            return
+        how = {"in_place": in_place, "owner": not no_owner, "remote": remote}
+        plan = operations.plan_restore(chosen, settings, into=into, **how)
+        if not _agreed(plan, yes, piped=backup == "-"):
+            say("Nothing was restored")
+            return
+        _tell("Restored", operations.carry_out(plan), settings, json)
 
 
-def _chosen(settings: Settings, name: str | None, latest: bool) -> Backup | None:
-    from ..dbops import upkeep
+def _agreed(plan: Plan, yes: bool, *, piped: bool) -> bool:
+    """Whether to go on. Where nothing is replaced there is nothing to ask.
 
-    if name and latest:
-        raise SettingsError("Both --backup and --latest were given", "Give one of them")
-    if name or latest:
-        return upkeep.find_backup(settings, name)
-    if not is_terminal():
-        raise SettingsError("No backup was named", "Give --latest, or --backup with a name")
-    return _menu(upkeep.list_backups(settings))
+    :param piped: standard input is the backup, so nobody can answer there.
+    """
+    if yes or plan.settings.dry or not plan.survey.exists:
+        return True
+    if piped:
+        raise Refused(f"{_question(plan)} Standard input cannot answer", "Pass --yes to proceed")
+    return confirm(_question(plan), yes)
+
+
+@contextmanager
+def _chosen(settings: Settings, name: str | None, latest: bool) -> Iterator[Backup | Path | None]:
+    from ..dbops import archive, upkeep
+
+    if name is not None and latest:
+        raise SettingsError("Both --backup and --latest were given", "Pass one of them")
+    if name == "-":
+        with archive.staged(standard_input()) as path:
+            yield path
+    elif name is not None or latest:
+        yield upkeep.find_backup(settings, name)
+    elif is_terminal():
+        yield _menu(upkeep.list_backups(settings))
+    else:
+        raise SettingsError("No backup selected", "Pass --latest or --backup NAME")
 
 
 def _menu(backups: Sequence[Backup]) -> Backup | None:
     """Let somebody choose a backup by its number; nothing when they cancel."""
     if not backups:
-        raise SettingsError("There are no backups to choose from", "Make one: invoke db.backup")
+        raise SettingsError("There are no backups to choose from", MAKE_ONE)
     rows = [
         (b.name, size(b.size), age(b.created_at), "newest" if number == 0 else "")
         for number, b in enumerate(backups)
@@ -131,18 +163,30 @@ def _menu(backups: Sequence[Backup]) -> Backup | None:
 def _question(plan: Plan) -> str:
     """What will happen to what, before somebody says yes."""
     where = _where(plan.database, plan.engine)
-    parts = [f"Restore {plan.backup.name} into {where}?"]
+    made = f", {age(plan.backup.created_at)}" if plan.backup.created_at else ""
+    parts = [f"Restore {plan.backup.name} ({size(plan.backup.size)}{made}) into {where}?"]
+    if plan.origin:
+        parts.append(f"The backup is of {plan.origin}.")
     if plan.backup.facts.get("tables") == 0:
-        parts.append("The backup holds no table.")
+        parts.append("The backup holds no tables.")
     if plan.foreign:
-        parts.append("The file has no manifest, so nothing says that it is whole.")
-    if plan.survey.exists:
-        keep = plan.settings.undo_keep and not plan.in_place
-        fate = "replaced, and kept for db.undo" if keep else "replaced, and not kept"
-        parts.append(f"What it holds now ({_holds(plan)}) is {fate}.")
+        parts.append("The file has no manifest, so its integrity cannot be checked.")
+    if not plan.survey.exists:
+        return " ".join(parts)
+    back = "cannot be undone" if plan.in_place else "db.undo brings it back"
+    if not plan.in_place and not plan.settings.undo_keep:
+        back = "is not kept (REPOM_UNDO_KEEP is 0)"
+    parts.append(f"The current database ({_holds(plan)}) will be replaced; {back}.")
+    if plan.survey.sessions:
+        parts.append(f"These sessions will be ended: {', '.join(plan.survey.sessions)}.")
+    parts += plan.survey.notes
     for old in plan.going:
-        parts.append(f"{old.name} ({size(old.size)}), kept {age(old.created_at)}, goes.")
+        parts.append(f"The earlier undo copy ({_kept(old)}) will be deleted.")
     return " ".join(parts)
+
+
+def _kept(old: Kept) -> str:
+    return f"{size(old.size)}, made {age(old.created_at)}"
 
 
 def _holds(plan: Plan) -> str:
@@ -158,7 +202,7 @@ def _holds(plan: Plan) -> str:
     except NotFound:
         facts.append("never backed up")
     except RepomError:
-        facts.append("which cannot be looked into")
+        facts.append("contents unknown")
     return ", ".join(facts)
 
 
@@ -167,7 +211,7 @@ def _tell(what: str, done: Restored, settings: Settings, json: bool) -> None:
         return
     say(f"{what}: {done.database} from {done.backup} ({done.duration_s:.1f} s)")
     if done.replaced:
-        say("What it replaced comes back with: invoke db.undo")
+        say(f"To undo: {run('db.undo')}")
     result = {
         "database": done.database,
         "backup": done.backup,
@@ -184,13 +228,18 @@ def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False
 
     settings = Settings.load(c.config)
     plan = operations.plan_undo(settings, remote=remote)
-    kept, where = plan.kept, _where(plan.database, plan.engine)
-    was = f"{kept.name} ({size(kept.size)}), replaced {age(kept.created_at)}"
-    question = f"Put back {was}, into {where}? What it holds now is kept instead."
+    where = _where(plan.database, plan.engine)
+    question = f"Put the undo copy ({_kept(plan.kept)}) back as {where}?"
+    if plan.survey.exists:
+        question += " The current database will be kept as the new undo copy."
+    if plan.survey.sessions:
+        question += f" These sessions will be ended: {', '.join(plan.survey.sessions)}."
+    question = " ".join([question, *plan.survey.notes])
     if not settings.dry and not confirm(question, yes):
         say("Nothing was changed")
         return
-    _tell("Put back", operations.carry_out_undo(plan), settings, json)
+    done = operations.carry_out_undo(plan)
+    _tell("Put back", done, settings, json)
 
 
 def _where(database: Database, engine: str) -> str:
@@ -215,7 +264,8 @@ def list_(c: Context, json: bool = False) -> None:
 
 
 def _row(b: Backup) -> tuple[str, ...]:
-    marks = ", ".join([*b.verified, *(["pinned"] if b.pinned else [])]) or "no"
+    marks = ", ".join([*b.verified, *(["pinned"] if b.pinned else [])])
+    marks = marks or (f"no: {b.problem}" if b.problem else "no")
     return b.name, b.database, size(b.size), age(b.created_at), marks
 
 
@@ -226,15 +276,15 @@ def _show_undo(settings: Settings) -> None:
     try:
         kept = operations.undoable(settings)
     except RepomError as error:
-        say(f"What can be undone is not known: {error.message}")
+        say(f"Could not check for undo copies: {error.message}")
         return
     for each in kept:
-        say(f"db.undo: {each.name} ({size(each.size)}), replaced {age(each.created_at)}")
+        say(f"An undo copy ({_kept(each)}) can be put back with: {run('db.undo')}")
 
 
 @command(
     help={
-        "backup": "a backup's name or path (default: the latest)",
+        "backup": f"{BACKUP} (default: the latest)",
         "drill": "restore it for real into a scratch database, and drop that again",
         "json": JSON,
     }
@@ -245,11 +295,13 @@ def verify(c: Context, backup: str | None = None, drill: bool = False, json: boo
 
     settings = Settings.load(c.config)
     found = upkeep.verify(backup, settings, drill=drill)
+    if settings.dry and not found.problems:
+        return
     if json:
         problems, passed = list(found.problems), list(found.verified)
         show({"name": found.name, "verified": passed, "problems": problems})
     if found.problems:
-        raise Damaged(found.problems[0])
+        raise Damaged(found.problems[0], found.hint)
     if not json:
         restored = counted(sum(found.rows.values()), "row")
         rows = f" ({restored} in {counted(len(found.rows), 'table')})" if drill else ""
@@ -258,23 +310,35 @@ def verify(c: Context, backup: str | None = None, drill: bool = False, json: boo
 
 @command(
     help={
-        "keep": "how many verified backups stay",
-        "days": "how many days old a backup must be to go, too",
+        "keep": "how many verified backups to keep",
+        "days": "only delete backups older than N days",
+        "all-servers": "also backups of other servers, such as ones that no longer exist; asks",
+        "yes": YES,
         "json": JSON,
     }
 )
-def prune(c: Context, keep: str | None = None, days: str | None = None, json: bool = False) -> None:
+def prune(
+    c: Context,
+    keep: str | None = None,
+    days: str | None = None,
+    all_servers: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
     """Delete old backups of this database; with --dry, only say which."""
     from ..dbops import upkeep
-    from ..dbops.store import FROM_ELSEWHERE
 
     settings = Settings.load(c.config, keep=keep)
-    done = upkeep.prune(settings, days=whole_number("--days", days))
-    verb = "Would delete" if settings.dry else "Deleted"
-    for gone, reason in done.deleted:
-        say(f"{verb} {gone.name}: {reason}")
-    if strangers := [b for b, reason in done.kept if reason == FROM_ELSEWHERE]:
-        say(f"{counted(len(strangers), 'backup')} {FROM_ELSEWHERE} stay until you delete the files")
+    how: dict[str, Any] = {"days": whole_number("--days", days), "all_servers": all_servers}
+    agreed = None
+    if all_servers and not settings.dry:
+        planned = upkeep.prune(replace(settings, dry=True), **how)
+        agreed = {b.name for b, _reason in planned.deleted}
+        if agreed and not confirm(_doomed(planned), yes):
+            say("Nothing was deleted")
+            return
+    done = upkeep.prune(settings, confirmed=agreed, **how)
+    _tell_pruned(done, settings, all_servers)
     if json:
         show({"kept": _reasons(done.kept), "deleted": _reasons(done.deleted)})
     else:
@@ -282,19 +346,42 @@ def prune(c: Context, keep: str | None = None, days: str | None = None, json: bo
         show(f"{len(done.kept)} kept, {len(done.deleted)} {would}deleted")
 
 
+def _doomed(planned: Pruned) -> str:
+    """What a prune of every server's backups would delete."""
+    gone = [b for b, _reason in planned.deleted]
+    places = {str(b.facts.get("where") or "an unknown server") for b in gone}
+    total = f"{counted(len(gone), 'backup')} ({size(sum(b.size for b in gone))})"
+    ages = f"made {age(gone[-1].created_at)} to {age(gone[0].created_at)}"
+    return f"Delete {total} of {', '.join(sorted(places))}, {ages}? {len(planned.kept)} stay."
+
+
+def _tell_pruned(done: Pruned, settings: Settings, all_servers: bool) -> None:
+    from ..dbops.store import FROM_ELSEWHERE
+
+    for gone, reason in done.deleted:
+        say(f"{'Would delete' if settings.dry else 'Deleted'} {gone.name}: {reason}")
+    strangers = [b for b, reason in done.kept if reason == FROM_ELSEWHERE]
+    if strangers:
+        were = "was" if len(strangers) == 1 else "were"
+        more = "" if all_servers else f". To delete old ones of those, too: {run(ALL_SERVERS)}"
+        say(f"{counted(len(strangers), 'backup')} {FROM_ELSEWHERE} {were} left alone{more}")
+
+
 def _reasons(pairs: Sequence[tuple[Backup, str]]) -> list[dict[str, Any]]:
     return [{"name": b.name, "reason": reason} for b, reason in pairs]
 
 
-@command(help={"backup": "a backup's name", "off": "let prune have it again"})
+@command(help={"backup": BACKUP, "off": "unpin"})
 def pin(c: Context, backup: str | None = None, off: bool = False) -> None:
     """Keep a backup whatever prune says."""
     from ..dbops import upkeep
 
-    if not backup:
-        raise SettingsError("No backup was named", "Give --backup with a name")
-    pinned = upkeep.pin(backup, Settings.load(c.config), off=off)
-    show(f"{pinned.name} is {'no longer ' if off else ''}pinned")
+    if backup is None:
+        raise SettingsError("No backup selected", "Pass --backup NAME")
+    settings = Settings.load(c.config)
+    pinned = upkeep.pin(backup, settings, off=off)
+    if not settings.dry:
+        show(f"{pinned.name} is {'no longer ' if off else ''}pinned")
 
 
 @command(help={})

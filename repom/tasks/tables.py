@@ -20,6 +20,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def printable(text: str, keep: str = "\n\t") -> str:
+    """The text without characters that do something to a terminal; names come from others."""
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+
+
 def age(when: datetime, now: datetime | None = None) -> str:
     """How long ago, in its largest unit: 3 hours ago."""
     seconds = int(((now or datetime.now(UTC)) - when).total_seconds())
@@ -42,8 +47,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbered: bool 
         drawn.add_column(name, no_wrap=True, overflow="ignore")
     for number, row in enumerate(rows, 1):
         cells = [*([str(number)] if numbered else []), *row]
-        drawn.add_row(*(Text(cell) for cell in cells))  # a name is no markup
+        drawn.add_row(*(Text(printable(cell, keep="")) for cell in cells))  # no markup
     console = Console(width=1000, no_color=True, highlight=False)
     with console.capture() as capture:
         console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))

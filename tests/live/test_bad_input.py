@@ -258,7 +258,7 @@ def test_the_backup_of_another_backend(shop: Server, project: Path) -> None:
 BAD_FILES = {
     "empty": (b"", 6, "empty"),
     "nothing compressed": (gzip.compress(b""), 6, "empty"),
-    "no backup": (bytes(range(256)) * 10, 6, "no backup"),
+    "no backup": (bytes(range(256)) * 10, 6, "unrecognized"),
     "cut gzip": (gzip.compress(os.urandom(100000))[:5000], 6, "cut short"),
     "cut dump": (b"PGDMP\x01\x0e\x00\x04\x08\x01", 6, "cut short"),
     "no SQL": (b"this is not SQL at all\n", 1, "syntax error"),

@@ -1,0 +1,226 @@
+"""One verb at work on one database: opened, known to be the right one, locked, and
+cleaned up after. Every verb comes through here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from ..errors import NotFound, Refused, RepomError, SettingsError, Unreachable, advice
+from ..settings import Settings
+from . import container, store
+from .archive import Archive, recognise, stamp_of
+from .commands import Login
+from .database import Database, Survey
+from .postgres import Postgres
+from .sqlite import Sqlite
+from .store import Backup, Identity, ReadOnlyStore, Store
+
+log = logging.getLogger("repom")
+
+#: Bytes that a database may grow by, and times that it may double, while its user is asked.
+GROWTH, FACTOR = 10_000_000, 2
+
+
+def open_database(settings: Settings, tool: str) -> Database:
+    """The configured database, with the place where its programs run decided.
+
+    :param tool: the program that is about to run, for the message of a fallback.
+    """
+    if settings.backend == "sqlite":
+        return Sqlite(settings.sqlite_path, settings.database)
+    runner = container.choose(
+        via=settings.via,
+        docker=settings.docker,
+        name=settings.container,
+        service=settings.compose_service,
+        project=settings.project,
+        host=settings.host,
+        port=settings.port,
+        tool=tool,
+        echo=settings.echo,
+        dry=settings.dry,
+    )
+    login = Login(
+        settings.database,
+        settings.user,
+        settings.password,
+        settings.host,
+        settings.port,
+        settings.options,
+        settings.session_options,
+    )
+    return Postgres(runner, login, jobs=settings.jobs)
+
+
+def identity(settings: Settings) -> Identity:
+    """Which database the settings mean, as far as backups are concerned."""
+    return settings.backend, settings.database, settings.remote_host
+
+
+def engine_of(settings: Settings, database: Database, remote: bool) -> str:
+    """The container engine's address, if one is used.
+
+    :param remote: whether a database on another machine is allowed, be it reached by its
+        own host or by the engine's.
+    :raises Refused: it is on another machine, and that was not allowed.
+    """
+    engine = container.endpoint(settings.docker) if database.via == "docker" else ""
+    remote_engine = engine if container.is_remote(engine) else None
+    elsewhere = settings.remote_from(database.via) or remote_engine
+    if elsewhere and not remote:
+        raise Refused(
+            f"{database.name} is on another machine ({elsewhere})", "Pass --remote to allow it"
+        )
+    return engine
+
+
+# -- the right server ---------------------------------------------------------------------
+
+
+def system_of(settings: Settings) -> str | None:
+    """Identifies the configured server, or the SQLite file's project; nothing when it
+    cannot be asked."""
+    with suppress(RepomError):
+        database = open_database(settings, "psql")
+        found = database.survey().system_identifier
+        if found is None and database.backend == "sqlite":
+            found = database.identify().system_identifier
+        return found
+    return None
+
+
+def is_other_server(database: Database, system: str | None, target: Store, which: Identity) -> bool:
+    """Whether a fallback to the host reached a server that is not the container's: not
+    the one of the newest backup that the container made, or else of the newest at all.
+    Where a user may not ask for the identity, a server that was reached another way than
+    the one that made the backup is another one."""
+    if not database.fallback:
+        return False
+    proven = [b for b in target.backups(which) if b.counts]
+    made_inside = next((b for b in proven if b.via == "docker"), None)
+    known = made_inside or next((b for b in proven if b.system_identifier), None)
+    if known is None:
+        return False
+    if known.system_identifier and system:
+        return known.system_identifier != system
+    return known is made_inside
+
+
+def check_server(settings: Settings, database: Database, system: str | None) -> None:
+    """Asked before anything is changed or deleted.
+
+    :param settings: those of the configured database, of which the store has backups.
+    :raises Refused: a fallback reached another server than the last backup came from.
+    """
+    if is_other_server(database, system, Store(settings.backup_dir), identity(settings)):
+        raise Refused(
+            f"{database.fallback}, and the server that answers on {database.where} is not the"
+            " one of the last backup",
+            advice(
+                "Start the container with: {}. To use the host's server: REPOM_VIA=host",
+                "postgres.start",
+            ),
+        )
+
+
+def check_same(name: str, before: Survey, now: Survey) -> None:
+    """What is done must be what was confirmed.
+
+    :raises Refused: the database is not as it was when its user was asked.
+    """
+    for changed, what in (
+        (is_another(before.system_identifier, now.system_identifier), "another server answers"),
+        (before.exists != now.exists, "it was created or removed"),
+        ([k.name for k in before.kept] != [k.name for k in now.kept], "another restore ran"),
+        (now.size > before.size * FACTOR + GROWTH, "it has grown"),
+    ):
+        if changed:
+            raise Refused(
+                f"{name} changed in the meantime: {what}",
+                "Nothing was replaced; check the database, then run the command again",
+            )
+
+
+def is_another(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and one != other
+
+
+def examined(backup: Backup) -> Archive:
+    """A backup's file, compared with its manifest and recognised, both in one state of it.
+
+    :raises Damaged: it is not what was written.
+    :raises Refused: it changed meanwhile, or is not restored from here.
+    """
+    stamp = stamp_of(backup.path)
+    store.check(backup)
+    archive = recognise(backup.path)
+    if archive.stamp != stamp:
+        raise Refused(f"{backup.name} changed while it was read", "Run the command again")
+    return archive
+
+
+# -- around every verb --------------------------------------------------------------------
+
+
+@contextmanager
+def on(
+    settings: Settings, database: Database, doing: str, *names: str, replaces: bool = False
+) -> Iterator[None]:
+    """Hold the locks, clean up after runs that were killed, and leave nothing running.
+
+    :param doing: the verb, for whoever finds the database locked.
+    :param names: other databases whose backups must not be pruned meanwhile.
+    :param replaces: the verb replaces the database, so it is locked in the server, too;
+        then a store that cannot be written to needs no lock of its own.
+    """
+    if settings.dry:
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            _lock(stack, settings, database, doing, sorted({database.name, *names}))
+        except ReadOnlyStore:
+            if doing not in ("restore", "undo", "drill"):
+                raise
+            log.info("%s cannot be written to: going on without its lock", settings.backup_dir)
+        if replaces:
+            stack.enter_context(database.exclusive(doing))
+        with aborting(database):
+            yield
+
+
+def _lock(
+    stack: ExitStack, settings: Settings, database: Database, doing: str, names: Iterable[str]
+) -> None:
+    target = Store(settings.backup_dir)
+    for name in names:
+        killed = stack.enter_context(target.lock(name, doing, database.session))
+        if killed:
+            database.abort(killed)
+        target.sweep(name)
+
+
+@contextmanager
+def aborting(database: Database) -> Iterator[None]:
+    """On failure, leave nothing running in the server: ending the client of `docker exec`
+    leaves the program in the container."""
+    try:
+        yield
+    except (Unreachable, SettingsError, NotFound, Refused):
+        raise  # nothing was running
+    except BaseException:
+        database.abort()
+        raise
+
+
+def since(started: float) -> float:
+    return round(time.monotonic() - started, 3)
+
+
+def is_in(folder: Path, backup: Backup) -> bool:
+    """Whether a backup lies in the store: a manifest anywhere else vouches for nothing."""
+    return backup.path.parent.resolve() == folder.resolve()

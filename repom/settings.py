@@ -103,7 +103,7 @@ class Settings:
     def sqlite_path(self) -> Path:
         """The SQLite file, absolute; links are followed once, here, since SQLite names
         its side files after the path it was given."""
-        return (self.project / self.database).resolve()
+        return _resolved(self.project, self.database, "The SQLite file")
 
     @property
     def remote_host(self) -> str | None:
@@ -412,12 +412,21 @@ def _postgresql(url: Any, query: Mapping[str, str], origin: str) -> dict[str, An
     }
 
 
+def _resolved(project: Path, path: str, origin: str) -> Path:
+    """Absolute, links followed; an unknown user's home, a zero byte or links in a circle
+    are no path at all."""
+    try:
+        return Path(project, Path(path).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SettingsError(f"{origin} cannot be used as a path: {error}") from None
+
+
 def _sqlite(path: str, origin: str, project: Path) -> dict[str, Any]:
     if path in ("", ":memory:") or path.startswith("file:"):
         raise SettingsError(
             f"{origin} names no SQLite file on disk", "Write sqlite:///PATH, a path to a file"
         )
-    absolute = Path(project, Path(path).expanduser()).resolve()
+    absolute = _resolved(project, path, origin)
     inside = absolute.is_relative_to(project)
     name = absolute.relative_to(project).as_posix() if inside else str(absolute)
     return {"backend": "sqlite", "database": name}

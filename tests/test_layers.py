@@ -28,7 +28,9 @@ LAYERS = {
     "dbops.store": PURE | {"files"},
     "dbops.client": PURE | {"commands", "failures", "programs", "runner"},
     "dbops.postgres": TOOLS | {"client", "failures", "script"},
-    "dbops.sqlite": TOOLS,
+    "dbops.home": PURE | {"files"},
+    "dbops.copying": PURE | {"archive", "files"},
+    "dbops.sqlite": TOOLS | {"copying", "home"},
     "dbops.operations": TOOLS | {"settings", "container", "postgres", "sqlite", "store"},
     "dbops.upkeep": TOOLS | {"settings", "operations", "store"},
     "credentials": PURE | {"settings", "runner"},
@@ -104,7 +106,11 @@ SENTENCES = {
         {"os.environ", "os.getenv"},
         {"settings", "dbops.runner"},
     ),
-    "only the store publishes backups": ({"EXTENSIONS", "NAME", "FileLock"}, {"dbops.store"}),
+    "only the store publishes backups": ({"EXTENSIONS", "NAME"}, {"dbops.store"}),
+    "only the store and the folder beside an SQLite file hold locks": (
+        {"FileLock"},
+        {"dbops.store", "dbops.home"},
+    ),
 }
 
 

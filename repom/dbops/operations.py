@@ -389,7 +389,10 @@ def _engine(settings: Settings, database: Database, remote: bool) -> str:
 
 def _into(settings: Settings, into: str) -> str:
     if settings.backend == "sqlite":
-        return str(Path(into).expanduser().absolute())
+        try:
+            return str(Path(into).expanduser().absolute())
+        except RuntimeError as error:
+            raise SettingsError(f"--into is {into!r}: {error}") from None
     return into
 
 
@@ -523,6 +526,8 @@ def locked(settings: Settings, database: Database, doing: str, *names: str) -> I
             if killed:
                 database.abort(killed)
             target.sweep(name)
+        if doing in ("restore", "undo"):
+            stack.enter_context(database.exclusive(doing))
         yield
 
 

@@ -42,6 +42,16 @@ def sqlite_scene() -> Iterator[Scene]:
         yield settled(at)
 
 
+@pytest.fixture(params=["delete", "wal"])
+def resized_scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """The backups have pages of two sizes, so that each restore changes the file's."""
+    requires.strace()
+    with faults.scene("sqlite") as at:
+        at.execute(f"PRAGMA page_size = 1024; VACUUM; PRAGMA journal_mode = {request.param}")
+        at.backups[at.generation()] = dbops.backup(at.settings).name
+        yield settled(at)
+
+
 @pytest.fixture
 def host_scene(postgres_host: Server, project: Path) -> Scene:
     requires.strace()
@@ -75,6 +85,10 @@ def task_of(at: Scene, verb: str, goal: int) -> list[str]:
 @pytest.mark.parametrize("verb", ["backup", "restore"])
 def test_a_disk_that_fails_at_any_call_sqlite(sqlite_scene: Scene, verb: str) -> None:
     every_fault(sqlite_scene, verb)
+
+
+def test_a_disk_that_fails_at_any_call_page_size_of_sqlite(resized_scene: Scene) -> None:
+    every_fault(resized_scene, "restore")
 
 
 def test_a_disk_that_fails_at_any_call_store_of_postgresql(host_scene: Scene) -> None:

@@ -23,8 +23,11 @@ from repom.dbops.archive import recognise
 from repom.dbops.sqlite import Sqlite
 from repom.settings import Settings
 from tests import requires
+from tests.live import faults
 from tests.live.cli import Ended, environment, invoke
 
+KILLS = 10
+SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
 WORK = """
 import sqlite3, sys, time
 path, mode = sys.argv[1:]
@@ -224,6 +227,20 @@ def test_a_restore_and_its_undo_bring_rowids_and_the_header_back(
     assert ask(path, "PRAGMA journal_mode") == journal
     dbops.undo(settings)
     assert facts(path) == wanted
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_restore_of_another_page_size_can_be_killed_at_any_moment(mode: str) -> None:
+    with faults.scene("sqlite") as at:
+        at.execute(f"PRAGMA page_size = 1024; VACUUM; PRAGMA journal_mode = {mode}")
+        at.backups[at.generation()] = dbops.backup(at.settings).name
+        for number in range(KILLS):
+            seed = f"{SEED}-page size-{mode}-{number}"
+            try:
+                faults.kill(at, seed)
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}: {error}") from error
+        faults.follow_up(at)
 
 
 def test_another_page_size_does_not_go_under_a_program_that_holds_a_wal(project: Path) -> None:

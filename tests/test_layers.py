@@ -30,7 +30,8 @@ LAYERS = {
     "dbops.postgres": TOOLS | {"client", "failures", "script"},
     "dbops.home": PURE | {"files"},
     "dbops.copying": PURE | {"archive", "files"},
-    "dbops.sqlite": TOOLS | {"copying", "home"},
+    "dbops.temporary": set(),
+    "dbops.sqlite": TOOLS | {"copying", "home", "temporary"},
     "dbops.operations": TOOLS | {"settings", "container", "postgres", "sqlite", "store"},
     "dbops.upkeep": TOOLS | {"settings", "operations", "store"},
     "credentials": PURE | {"settings", "runner"},
@@ -107,9 +108,9 @@ SENTENCES = {
         {"settings", "dbops.runner"},
     ),
     "only the store publishes backups": ({"EXTENSIONS", "NAME"}, {"dbops.store"}),
-    "only the store and the folder beside an SQLite file hold locks": (
+    "only what keeps files of its own locks them": (
         {"FileLock"},
-        {"dbops.store", "dbops.home"},
+        {"dbops.store", "dbops.home", "dbops.temporary"},
     ),
 }
 

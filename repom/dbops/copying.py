@@ -209,21 +209,20 @@ def journal_mode(database: sqlite3.Connection, mode: str = "") -> str:
     return str(database.execute(f"PRAGMA journal_mode{change}").fetchone()[0])
 
 
-def hold(live: sqlite3.Connection) -> bool:
+def hold(live: sqlite3.Connection) -> None:
     """Keep everybody else out of a database until the connection is closed; a WAL is
-    brought in for that. Returns whether there was one.
+    brought in for that.
 
     :raises Refused: another program has it open, in the case of a WAL, or else locked.
     """
-    had_wal = journal_mode(live) == "wal"
     live.execute("PRAGMA locking_mode = EXCLUSIVE")
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            if not had_wal or journal_mode(live, "delete") == "delete":
+            if journal_mode(live) != "wal" or journal_mode(live, "delete") == "delete":
                 live.execute("BEGIN EXCLUSIVE")
                 live.execute("COMMIT")
-                return had_wal
+                return
         except sqlite3.OperationalError as error:
             if not is_busy(error):
                 raise

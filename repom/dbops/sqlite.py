@@ -13,7 +13,6 @@ import secrets
 import shutil
 import sqlite3
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -50,6 +49,7 @@ from .database import Facts, Kept, Survey
 from .files import BLOCK, create_private, remove, sync_file, sync_folder
 from .home import SIDE_FILES, Home, remove_database, tidy
 from .runner import HostRunner
+from .temporary import Temporary
 
 CACHE = 1 << 24  # bytes that a restore may hold in memory before it writes them
 
@@ -71,6 +71,7 @@ class Sqlite:
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
         self.home = Home(path, name)
+        self._temporary: Temporary | None = None
 
     @property
     def where(self) -> str:
@@ -130,8 +131,11 @@ class Sqlite:
                 remove(copy)
 
     def read(self, archive: Archive) -> None:
-        with tempfile.TemporaryDirectory(prefix="repom-") as folder:
-            self._unpack(archive, Path(folder, "copy"))
+        temporary = Temporary()
+        try:
+            self._unpack(archive, temporary.path / "copy")
+        finally:
+            temporary.remove()
 
     def load(
         self,
@@ -144,7 +148,8 @@ class Sqlite:
         """Unpack the backup beside the live file and check it there; if it is not to
         replace it, in the folder of temporary files."""
         if not replacing:
-            scratch = Path(tempfile.mkdtemp(prefix="repom-"), "scratch")
+            self._temporary = Temporary()
+            scratch = self._temporary.path / "scratch"
         else:
             self.survey()
             self.home.make()
@@ -205,11 +210,10 @@ class Sqlite:
         return str(kept) if keep and kept.exists() else None
 
     def discard(self, scratch: str) -> None:
-        path = Path(scratch)
-        remove_database(path)
-        if path.name == "scratch":  # the only one in its temporary folder
-            with suppress(OSError):
-                path.parent.rmdir()
+        remove_database(Path(scratch))
+        if self._temporary:
+            self._temporary.remove()
+            self._temporary = None
 
     def _kept(self) -> list[Kept]:
         found = []
@@ -306,8 +310,9 @@ class Sqlite:
         wanted, had_wal = page_size(new), False
         try:
             with self._opened() as live:
+                had_wal = journal_mode(live) == "wal"
                 with self._explained_hold(page_size(live), wanted):
-                    had_wal = hold(live)
+                    hold(live)
                 self._copy_held(new, live, copy, kept, scratch)
         except BaseException:
             with suppress(sqlite3.Error):

@@ -8,19 +8,24 @@ import os
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from repom import dbops
+from repom.dbops import copying
 from repom.dbops.archive import recognise
 from repom.dbops.sqlite import Sqlite
+from repom.dbops.temporary import Temporary
+from repom.errors import Refused
 from repom.settings import Settings
 from tests import requires
 from tests.live import faults
@@ -163,6 +168,61 @@ def test_a_raw_file_in_a_folder_that_is_read_only(unprivileged: Path) -> None:
     assert files(folder) == before
     folder.chmod(0o700)
     assert ask(unprivileged / "app.db", "SELECT count(*) FROM t") == [(3,)]
+
+
+def test_a_raw_file_that_a_program_keeps_locked_is_refused(project: Path) -> None:
+    make(project / "app.db")
+    with working(project / "raw.sqlite3", "delete"):
+        task = ("db.restore", "--backup", "raw.sqlite3", "--yes")
+        ended = invoke(project, *task, env={"DATABASE_URL": "sqlite:///app.db"})
+    assert ended.status == 5, ended.err
+    assert "raw.sqlite3 is locked" in ended.err
+    assert ask(project / "app.db", "SELECT * FROM t") == [("old",)]
+
+
+def test_a_raw_file_whose_wal_grows_meanwhile_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(project / "app.db")
+    with working(project / "raw.sqlite3", "wal") as child:
+        child.kill()
+        child.wait()
+    (project / "raw.sqlite3-shm").unlink()
+    copy = copying.copy_raw
+
+    def late(*given: Any) -> None:
+        copy(*given)
+        with (project / "raw.sqlite3-wal").open("ab") as wal:
+            wal.write(bytes(4096))
+
+    monkeypatch.setattr(copying, "copy_raw", late)
+    with pytest.raises(Refused, match="changed while"):
+        dbops.restore(project / "raw.sqlite3", settings_of(project))
+    assert ask(project / "app.db", "SELECT * FROM t") == [("old",)]
+    assert list((project / ".repom").glob("*.scratch_*")) == []
+
+
+def test_a_journal_that_names_another_file_does_not_remove_it(project: Path) -> None:
+    """SQLite removes the file that says whether a transaction over several databases was
+    committed, and a journal of somebody's can name any."""
+    make(project / "app.db")
+    with working(project / "raw.sqlite3", "delete") as child:
+        child.kill()
+        child.wait()
+    (project / "precious").write_text("precious")
+    name = str(project / "precious").encode()
+    journal = project / "raw.sqlite3-journal"
+    end = struct.pack(">I", (1 << 30) // 4096 + 1) + name
+    end += struct.pack(">II", len(name), sum(name)) + journal.read_bytes()[:8]
+    journal.write_bytes(journal.read_bytes() + end)
+
+    with pytest.raises(Refused, match="several databases"):
+        dbops.restore(project / "raw.sqlite3", settings_of(project))
+    assert (project / "precious").read_text() == "precious"
+    # What it would have done:
+    with closing(sqlite3.connect(project / "raw.sqlite3")) as database:
+        database.execute("SELECT count(*) FROM t")
+    assert not (project / "precious").exists()
 
 
 # -- what a database is besides its rows --------------------------------------------------
@@ -407,6 +467,45 @@ def test_a_folder_that_cannot_be_written_to_has_no_id(unprivileged: Path) -> Non
     settings = settings_of(unprivileged, "data/app.db")
     assert [dbops.backup(settings).system_identifier for _ in range(2)] == [None, None]
     (unprivileged / "data").chmod(0o700)
+
+
+def test_what_a_killed_check_left_is_removed_by_the_next(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    make(project / "app.db")
+    killed, working = Temporary(), Temporary()
+    killed._lock.release()
+    for each in (killed, working):
+        make(each.path / "copy")
+        os.utime(each.path, (0, 0))
+    dbops.verify(dbops.backup(settings_of(project)), settings_of(project))
+    assert [p.name for p in (tmp_path / "temporary").iterdir()] == [working.path.name]
+
+
+def test_a_table_of_a_module_that_is_missing_is_no_obstacle(project: Path) -> None:
+    make(project / "app.db", "CREATE VIRTUAL TABLE found USING fts5 (a); CREATE TABLE t (x)")
+    make(
+        project / "app.db",
+        "PRAGMA writable_schema = 1; UPDATE sqlite_master SET sql ="
+        " 'CREATE VIRTUAL TABLE found USING missing (a)' WHERE name = 'found'",
+    )
+    made = dbops.backup(settings_of(project))
+    verified = dbops.verify(made, settings_of(project), drill=True)
+    assert verified.problems == ()
+    assert verified.rows["t"] == 0
+    dbops.restore(made, settings_of(project))
+
+
+def test_a_view_without_an_end_does_not_hold_a_backup_up(project: Path) -> None:
+    make(
+        project / "app.db",
+        "CREATE VIEW alembic_version AS WITH RECURSIVE n (version_num) AS"
+        " (SELECT 1 UNION ALL SELECT version_num + 1 FROM n) SELECT max(version_num)"
+        " AS version_num FROM n",
+    )
+    assert invoke(project, "db.backup", env={"DATABASE_URL": "sqlite:///app.db"}).status == 0
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "other user"])

@@ -16,7 +16,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Home:
 
     def _refuse_odd_folder(self) -> None:
         if reason := self._oddness():
-            raise Refused(f"{self.folder} {reason}", "repom keeps its copies there: move it away")
+            raise Refused(f"{self.folder} {reason}", "Move it away; repom keeps its copies there")
         if hasattr(os, "geteuid") and self.folder.stat().st_mode & 0o077:
             self.folder.chmod(0o700)
 
@@ -91,7 +91,7 @@ class Home:
     def _unusable(self, error: OSError) -> CommandFailed:
         return CommandFailed(
             f"Cannot write to {self.folder}: {error.strerror or error}",
-            "repom keeps its copies of the database there: let this user write to that folder",
+            "Let this user write to that folder; repom keeps its copies of the database there",
         )
 
     @property
@@ -140,6 +140,9 @@ class Home:
 
         :raises Refused: another process holds it; says which.
         """
+        if self._held:
+            yield
+            return
         self.make()
         with self._locked():
             self._write_note(doing)
@@ -172,19 +175,15 @@ class Home:
     @contextmanager
     def _alone(self) -> Iterator[bool]:
         """Whether no other process is at work on the file, and none begins meanwhile."""
-        if self._held:
-            yield True
-            return
+        with ExitStack() as stack:
+            yield self._held or self._entered(stack)
+
+    def _entered(self, stack: ExitStack) -> bool:
         try:
-            locked = self._locked()
-            locked.__enter__()
+            stack.enter_context(self._locked())
+            return True
         except RepomError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            locked.__exit__(None, None, None)
+            return False
 
     @property
     def _note(self) -> Path:

@@ -414,8 +414,9 @@ def _postgresql(url: Any, query: Mapping[str, str], origin: str) -> dict[str, An
 
 def _resolved(project: Path, path: str, origin: str) -> Path:
     """Absolute, links followed; an unknown user's home, a zero byte or links in a circle
-    are no path at all."""
+    are no path at all, and what is not Unicode has no place in a manifest."""
     try:
+        path.encode()
         return Path(project, Path(path).expanduser()).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise SettingsError(f"{origin} cannot be used as a path: {error}") from None

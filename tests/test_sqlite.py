@@ -179,6 +179,31 @@ def test_the_live_file_may_have_another_page_size(
     assert content(tmp_path / "from.db") == content(path)
 
 
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("empty", ["from.db", "shop.db", "both"])
+@pytest.mark.parametrize(("old", "new"), [(512, 4096), (4096, 512)])
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_page_size_changes_with_the_smallest_files_and_whatever_is_kept(
+    tmp_path: Path, mode: str, old: int, new: int, empty: str, keep: int
+) -> None:
+    for name, size in (("from.db", new), ("shop.db", old)):
+        build(tmp_path / name, page_size=size, mode=mode)
+        if empty in (name, "both"):
+            script = "DROP VIEW names; DROP TABLE artist; DROP TABLE empty; VACUUM"
+            change(tmp_path / name, script)
+    backup, path = dump(tmp_path / "from.db"), tmp_path / "shop.db"
+    live, had = Sqlite(path, "shop.db"), content(path)
+
+    kept = live.swap(live.load(recognise(backup), None), keep=keep)
+
+    assert content(tmp_path / "from.db") == content(path)
+    with closing(sqlite3.connect(path)) as restored:
+        assert (new,) == restored.execute("PRAGMA page_size").fetchone()
+        assert (mode,) == restored.execute("PRAGMA journal_mode").fetchone()
+    assert [had] * keep == [content(Path(k.name)) for k in live.survey().kept]
+    assert keep == (kept is not None)
+
+
 @pytest.mark.parametrize("mode", ["delete", "wal"])
 def test_a_backup_of_either_mode_goes_into_a_file_of_the_other(tmp_path: Path, mode: str) -> None:
     backup = dump(build(tmp_path / "from.db", mode=mode))

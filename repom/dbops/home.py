@@ -74,15 +74,18 @@ class Home:
             self.folder.chmod(0o700)
 
     def _oddness(self) -> str:
-        """Why the folder is not to be trusted; whoever it belongs to could put a copy of
-        theirs in the database's place. The owner of the folder around it can do so anyway."""
+        """Why the folder is not to be trusted."""
         found = self.folder.lstat()
         if not stat.S_ISDIR(found.st_mode):
             return "is a symbolic link" if stat.S_ISLNK(found.st_mode) else "is not a folder"
-        if hasattr(os, "geteuid"):
-            trusted = {os.geteuid(), self.path.parent.stat().st_uid}
-            return "" if found.st_uid in trusted else "belongs to another user"
-        return ""
+        return "" if self._trusts(found) else "belongs to another user"
+
+    def _trusts(self, found: os.stat_result) -> bool:
+        """Whoever something here belongs to could put a copy of theirs in the database's
+        place. Root and the owner of the folder around it can do so anyway."""
+        if not hasattr(os, "geteuid"):
+            return True
+        return found.st_uid in {0, os.geteuid(), self.path.parent.stat().st_uid}
 
     def _ignore(self) -> None:
         with suppress(FileExistsError), create_private(self.folder / ".gitignore") as file:
@@ -113,8 +116,9 @@ class Home:
         """Undo copies, each with the time in its name; those of repom 0.1 lie beside the
         SQLite file itself."""
         old = re.escape(f".{self.path.name}.repom_undo_")
-        found = [*self._files(f"undo_({STAMP})"), *matching(self.path.parent, f"{old}({STAMP})")]
-        return [(match[1], path) for match, path in found]
+        beside = matching(self.path.parent, f"{old}({STAMP})")
+        beside = [(match, path) for match, path in beside if self._trusts(path.lstat())]
+        return [(match[1], path) for match, path in (*self._files(f"undo_({STAMP})"), *beside)]
 
     def _files(self, pattern: str) -> list[tuple[re.Match[str], Path]]:
         return matching(self.folder, re.escape(f"{self.stem}.") + pattern) if self.is_there else []

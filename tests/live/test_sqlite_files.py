@@ -638,7 +638,12 @@ ODD: dict[str, Callable[[Path], object]] = {
     "below a file": lambda path: path.parent.touch(),
     "in a folder that is missing": lambda path: None,
 }
-ODD_NAMES = {"too long": "x" * 300, "zero byte": "a%00b", "no home": "~nobodys/a.db"}
+ODD_NAMES = {
+    "too long": "x" * 300,
+    "zero byte": "a%00b",
+    "no home": "~nobodys/a.db",
+    "bytes": "\udcff",
+}
 PATHS = {"below a file": "odd/app.db", "in a folder that is missing": "odd/app.db"}
 
 
@@ -663,7 +668,9 @@ def test_a_path_where_no_file_can_be_is_one_line(project: Path, kind: str, verb:
     assert {p: p.lstat().st_mode for p in before} == before
 
 
-@pytest.mark.parametrize("into", ["folder", "loop", "x" * 300, "~nobodys/a.db", "raw.db/a.db"])
+@pytest.mark.parametrize(
+    "into", ["folder", "loop", "\udcff", "x" * 300, "~nobodys/a.db", "raw.db/a.db"]
+)
 def test_a_new_path_where_no_file_can_be_is_one_line(project: Path, into: str) -> None:
     make(project / "raw.db")
     (project / "folder").mkdir()

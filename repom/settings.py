@@ -95,7 +95,7 @@ class Settings:
     def sqlite_path(self) -> Path:
         """The SQLite file, absolute; links are followed once, here, since SQLite names
         its side files after the path it was given."""
-        return (self.project / self.database).resolve()
+        return _resolved(self.project, self.database, "The SQLite file")
 
     @property
     def address(self) -> Address:
@@ -401,18 +401,23 @@ def _from_url(found: url.Url, origin: str, project: Path, *, quiet: bool) -> dic
     }
 
 
+def _resolved(project: Path, path: str, origin: str) -> Path:
+    """Absolute, links followed; an unknown user's home, a zero byte or links in a circle
+    are no path at all, and what is not Unicode has no place in a manifest."""
+    try:
+        path.encode()
+        return Path(project, Path(path).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SettingsError(f"{origin} cannot be used as a path: {error}") from None
+
+
 def _sqlite(path: str, origin: str, project: Path) -> dict[str, Any]:
     if path in ("", ":memory:") or path.startswith("file:"):
         raise SettingsError(
             f"{origin} does not name an SQLite file on disk",
             "Write sqlite:///PATH, a path to a file",
         )
-    try:
-        absolute = (project / expanded(origin, path)).resolve()
-    except (OSError, RuntimeError):
-        raise SettingsError(
-            f"The path in {origin} cannot be followed", "Check for a link that points to itself"
-        ) from None
+    absolute = _resolved(project, str(expanded(origin, path)), origin)
     inside = absolute.is_relative_to(project)
     name = absolute.relative_to(project).as_posix() if inside else str(absolute)
     return {"backend": "sqlite", "database": name}

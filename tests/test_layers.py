@@ -36,7 +36,10 @@ LAYERS = {
     "dbops.toc": PURE,
     "dbops.client": PURE | {"commands", "failures", "programs", "queries", "runner", "session"},
     "dbops.postgres": TOOLS | {"client", "failures", "owned", "script", "session", "toc"},
-    "dbops.sqlite": TOOLS,
+    "dbops.home": PURE | {"files"},
+    "dbops.copying": PURE | {"archive", "files"},
+    "dbops.temporary": set(),
+    "dbops.sqlite": TOOLS | {"copying", "home", "temporary"},
     "dbops.work": TOOLS | {"settings", "container", "postgres", "sqlite", "store"},
     "dbops.operations": TOOLS | {"settings", "postgres", "store", "work"},
     "dbops.upkeep": TOOLS | {"settings", "operations", "store", "work"},
@@ -113,7 +116,11 @@ SENTENCES = {
         {"os.environ", "os.getenv"},
         {"settings", "dbops.runner"},
     ),
-    "only the store publishes backups": ({"EXTENSIONS", "NAME", "FileLock"}, {"dbops.store"}),
+    "only the store publishes backups": ({"EXTENSIONS", "NAME"}, {"dbops.store"}),
+    "only what keeps files of its own locks them": (
+        {"FileLock"},
+        {"dbops.store", "dbops.home", "dbops.temporary"},
+    ),
 }
 
 

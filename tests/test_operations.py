@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 from repom import dbops
-from repom.dbops import sqlite, store, upkeep
+from repom.dbops import copying, store, upkeep
 from repom.dbops.operations import plan_restore, undoable
 from repom.dbops.store import Backup
 from repom.errors import (
@@ -176,7 +176,7 @@ def test_a_disk_that_is_full_says_nothing_of_the_backup(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = dbops.backup(settings)
-    monkeypatch.setattr(sqlite, "FLOOR", 1 << 62)
+    monkeypatch.setattr(copying, "FLOOR", 1 << 62)
     monkeypatch.setattr(
         shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1, total=1 << 62)
     )
@@ -221,8 +221,7 @@ def test_the_latest_is_not_another_projects(
     assert theirs.name == upkeep.find_backup(settings).name
     assert f"{theirs.name} was made in {elsewhere}" in caplog.text
     assert [] == list(dbops.prune(settings, keep=1).deleted)
-    (elsewhere / "shop.db").unlink()
-    elsewhere.rmdir()  # it was moved here
+    shutil.rmtree(elsewhere)  # it was moved here
     assert theirs.name == upkeep.find_backup(settings).name
 
 

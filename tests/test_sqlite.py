@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from repom.dbops import operations, sqlite
+from repom.dbops import copying, home, operations, sqlite
 from repom.dbops.archive import recognise
 from repom.dbops.files import create_private
 from repom.dbops.sqlite import Sqlite
@@ -78,7 +78,12 @@ def load_and_swap(backup: Path, path: Path) -> str | None:
 
 def hidden(folder: Path) -> list[str]:
     """Files that a run left beside the database; what `undo` needs is not among them."""
-    return [p.name for p in folder.iterdir() if "repom_scratch" in p.name or "partial" in p.name]
+    return [p.name for p in folder.rglob("*") if ".scratch_" in p.name or "partial" in p.name]
+
+
+def left(folder: Path) -> list[str]:
+    """The same with what `undo` needs."""
+    return [*hidden(folder), *(p.name for p in folder.rglob("*.undo_*"))]
 
 
 WRITER = """
@@ -172,6 +177,31 @@ def test_the_live_file_may_have_another_page_size(
     load_and_swap(backup, path)
 
     assert content(tmp_path / "from.db") == content(path)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("empty", ["from.db", "shop.db", "both"])
+@pytest.mark.parametrize(("old", "new"), [(512, 4096), (4096, 512)])
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_page_size_changes_with_the_smallest_files_and_whatever_is_kept(
+    tmp_path: Path, mode: str, old: int, new: int, empty: str, keep: int
+) -> None:
+    for name, size in (("from.db", new), ("shop.db", old)):
+        build(tmp_path / name, page_size=size, mode=mode)
+        if empty in (name, "both"):
+            script = "DROP VIEW names; DROP TABLE artist; DROP TABLE empty; VACUUM"
+            change(tmp_path / name, script)
+    backup, path = dump(tmp_path / "from.db"), tmp_path / "shop.db"
+    live, had = Sqlite(path, "shop.db"), content(path)
+
+    kept = live.swap(live.load(recognise(backup), None), keep=keep)
+
+    assert content(tmp_path / "from.db") == content(path)
+    with closing(sqlite3.connect(path)) as restored:
+        assert (new,) == restored.execute("PRAGMA page_size").fetchone()
+        assert (mode,) == restored.execute("PRAGMA journal_mode").fetchone()
+    assert [had] * keep == [content(Path(k.name)) for k in live.survey().kept]
+    assert keep == (kept is not None)
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
@@ -273,7 +303,7 @@ def test_what_only_the_wal_holds_is_kept(tmp_path: Path) -> None:
         assert "[(300,)]" == run("SELECT count(*) FROM artist")
 
     assert before == content(Path(str(kept)))
-    assert not list(tmp_path.glob(".*-wal"))
+    assert not list(tmp_path.glob(".repom/*-wal"))
 
 
 def test_what_is_kept_while_others_write_is_one_moment(tmp_path: Path) -> None:
@@ -343,7 +373,7 @@ def test_a_file_that_is_no_database_is_put_aside_and_pushes_nothing_out(
     assert live.swap(live.load(recognise(backup), None), keep=1) is None
     assert content(tmp_path / "from.db") == content(path)
     assert [good] == [k.name for k in live.survey().kept]
-    [aside] = tmp_path.glob(".shop.db.repom_damaged_*")
+    [aside] = tmp_path.glob(".repom/shop.db.damaged_*")
     assert junk == aside.read_bytes()
     assert str(aside) in caplog.text
 
@@ -367,7 +397,7 @@ def test_a_scratch_file_that_cannot_be_synced_changes_nothing(
         live.swap(scratch, keep=1)
 
     assert junk == (path.read_bytes() if path.exists() else None)
-    assert not list(tmp_path.glob(".shop.db.repom_damaged_*"))
+    assert not list(tmp_path.glob(".repom/shop.db.damaged_*"))
 
 
 def test_an_interrupted_restore_leaves_no_copy_to_undo(tmp_path: Path) -> None:
@@ -400,16 +430,17 @@ def test_the_journal_mode_that_counts_is_that_under_the_lock(tmp_path: Path) -> 
     backup = dump(path)
     live = Sqlite(path, "shop.db")
     scratch = live.load(recognise(backup), None)
-    adapt = sqlite.adapt_page_size
+    look = sqlite.page_size_of
     with writer(path) as run:
 
-        def late(*given: Any) -> None:
-            adapt(*given)
+        def late(looked_at: Path) -> int:
+            size = look(looked_at)
             assert "[('wal',)]" == run("PRAGMA journal_mode = wal")
             run("INSERT INTO artist (name) VALUES ('only in the WAL')")
+            return size
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sqlite, "adapt_page_size", late)
+            patch.setattr(sqlite, "page_size_of", late)
             kept = live.swap(scratch, keep=1)
     assert any("only in the WAL" in line for line in content(Path(str(kept))))
 
@@ -458,7 +489,7 @@ LOCKS = {
 def test_a_locked_file_is_refused_and_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, held: list[str]
 ) -> None:
-    monkeypatch.setattr("repom.dbops.sqlite.PATIENCE", 0.3)
+    monkeypatch.setattr("repom.dbops.copying.PATIENCE", 0.3)
     settings = Settings(tmp_path, "sqlite", "shop.db", backup_dir=tmp_path / "backups")
     path = build(tmp_path / "shop.db", mode=mode)
     made = operations.backup(settings)
@@ -472,7 +503,7 @@ def test_a_locked_file_is_refused_and_stays_as_it_is(
 
     assert 5 == caught.value.exit_status
     assert before == content(path)
-    assert [] == [p.name for p in tmp_path.iterdir() if ".repom_" in p.name]
+    assert [] == left(tmp_path)
 
 
 def test_a_lock_that_goes_is_waited_for(tmp_path: Path) -> None:
@@ -484,7 +515,7 @@ def test_a_lock_that_goes_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_locked_file_cannot_be_dumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "PATIENCE", 0.3)
+    monkeypatch.setattr(copying, "PATIENCE", 0.3)
     path = build(tmp_path / "shop.db")
     with writer(path) as run:
         run("BEGIN EXCLUSIVE")
@@ -555,24 +586,28 @@ def test_a_restore_into_a_read_only_file_says_so_and_changes_nothing(unprivilege
     with pytest.raises(CommandFailed, match=r"shop.db.*(read-?only|permission)"):
         operations.restore(made, settings)
     assert before == content(path)
-    assert [] == [p.name for p in unprivileged.iterdir() if ".repom_" in p.name]
+    assert [] == left(unprivileged)
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 def test_a_restore_into_a_read_only_folder_says_so_and_changes_nothing(
-    unprivileged: Path,
+    unprivileged: Path, earlier: bool
 ) -> None:
     (unprivileged / "data").mkdir()
     path = build(unprivileged / "data/shop.db")
     settings = Settings(unprivileged, "sqlite", "data/shop.db", backup_dir=unprivileged / "b")
     made = operations.backup(settings)
+    if not earlier:
+        shutil.rmtree(path.parent / ".repom")
     before = change(path)
     path.parent.chmod(0o500)
 
-    with pytest.raises((CommandFailed, OSError)) as caught:
+    with pytest.raises(CommandFailed, match=r"data.*write to .*folder"):
         operations.restore(made, settings)
+    assert recognise(operations.backup(settings).path).kind == "sqlite"
     path.parent.chmod(0o700)
-    assert str(path.parent) in str(caught.value)
     assert before == content(path)
+    assert [] == left(path.parent)
 
 
 @pytest.mark.parametrize("at", [0, 100, 4096 + 50])
@@ -602,6 +637,7 @@ def test_scratch_and_kept_files_are_their_owners_alone(tmp_path: Path) -> None:
     kept = live.survey().kept
 
     assert 0o600 == stat.S_IMODE(Path(scratch).stat().st_mode)
+    assert 0o700 == stat.S_IMODE((tmp_path / ".repom").stat().st_mode)
     assert () == kept
     live.swap(scratch, keep=1)
     assert [0o600] == [stat.S_IMODE(Path(k.name).stat().st_mode) for k in live.survey().kept]
@@ -706,10 +742,12 @@ def test_what_is_kept_is_on_the_disk_before_the_new_data_are(
 
 def test_a_link_is_no_kept_database(tmp_path: Path) -> None:
     path = build(tmp_path / "shop.db")
+    build(tmp_path / "theirs.db")
+    (tmp_path / ".repom").mkdir(mode=0o700)
     for number, target in enumerate(("theirs.db", "nowhere")):
         stamp = f"20260224T15000000000{number}Z_0123abcd"
         (tmp_path / f".shop.db.repom_undo_{stamp}").symlink_to(tmp_path / target)
-    build(tmp_path / "theirs.db")
+        (tmp_path / f".repom/shop.db.undo_{stamp}").symlink_to(tmp_path / target)
 
     assert () == Sqlite(path, "shop.db").survey().kept
 
@@ -726,7 +764,7 @@ def test_what_is_no_longer_needed_may_stay(
     def failing(path: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(sqlite, "remove", failing)
+    monkeypatch.setattr(home, "remove", failing)
     assert live.swap(scratch, keep=1)
     assert before == content(path)
     assert "could not be removed: Input/output error" in caplog.text
@@ -737,17 +775,28 @@ def test_what_is_gone_can_be_discarded(tmp_path: Path) -> None:
 
 
 def test_only_the_scratch_files_of_dead_processes_are_swept(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as child:
-        child.wait()
-    dead = f".shop.db.repom_scratch_01234567.{child.pid}"
-    alive = f".shop.db.repom_scratch_01234567.{os.getpid()}"
-    other = f".other.db.repom_scratch_01234567.{child.pid}"
-    for name in (dead, f"{dead}-wal", alive, other, ".shop.db.repom_scratch_notes"):
+    (tmp_path / ".repom").mkdir(mode=0o700)
+    mine = [f".repom/shop.db.scratch_01234567{suffix}" for suffix in ("", "-wal", "-journal")]
+    others = [
+        ".repom/other.db.scratch_01234567",
+        ".repom/shop.db.scratch_notes",
+        ".repom/shop.db.undo_20260224T150000000000Z_0123abcd",
+        ".shop.db.repom_scratch_01234567.999",
+    ]
+    old = ".shop.db.repom_scratch_76543210.1"
+    for name in (*mine, *others, old):
         (tmp_path / name).touch()
+    os.utime(tmp_path / old, (0, 0))
+    working, next_one = (Sqlite(tmp_path / "shop.db", "shop.db") for _ in range(2))
 
-    Sqlite(tmp_path / "shop.db", "shop.db").sweep()
+    with working.exclusive("restore"):
+        next_one.sweep()
+        assert all((tmp_path / name).exists() for name in (*mine, *others))
+        assert not (tmp_path / old).exists()  # of repom 0.1, and from another year
+    next_one.sweep()
 
-    assert {alive, other, ".shop.db.repom_scratch_notes"} == {p.name for p in tmp_path.iterdir()}
+    assert [] == [name for name in mine if (tmp_path / name).exists()]
+    assert all((tmp_path / name).exists() for name in others)
 
 
 def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:

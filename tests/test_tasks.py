@@ -177,7 +177,7 @@ def test_an_interrupted_restore_leaves_the_old_data(project: Path, name: str, st
             stderr=subprocess.PIPE,
             text=True,
         ) as child:
-            while not list(path.parent.glob(".*scratch*")) and child.poll() is None:
+            while not list(path.parent.rglob("*.scratch_*")) and child.poll() is None:
                 time.sleep(0.01)
             sent = time.monotonic()
             child.send_signal(getattr(signal, f"SIG{name}"))
@@ -186,7 +186,8 @@ def test_an_interrupted_restore_leaves_the_old_data(project: Path, name: str, st
     assert (child.returncode, out) == (status, "")
     assert "Traceback" not in err
     assert rows(project) == 0
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert {p.name for p in path.parent.iterdir()} == {path.name, ".repom"}
+    assert not list(path.parent.rglob("*.scratch_*"))
 
 
 def at_a_terminal(project: Path, *task: str, answers: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CommandFailed, NotFound, Refused, RepomError, SettingsError, advice
-from ..settings import Settings
+from ..settings import Settings, expanded
 from . import store, work
 from .archive import Archive, recognise
 from .database import Database, Facts, Kept, Survey
@@ -341,7 +341,7 @@ def _into(settings: Settings, into: str) -> str:
         if len(into.encode(errors="surrogateescape")) > LONGEST_NAME:
             raise SettingsError(f"--into is {into!r}", f"Allowed: {LONGEST_NAME} bytes")
         return into
-    path = Path(into).expanduser().absolute()
+    path = expanded("--into", into).absolute()
     if path.is_dir() or into.endswith(("/", os.sep)):
         raise SettingsError(f"--into is {into!r}, a folder", "Name a file")
     return str(path)

@@ -88,7 +88,7 @@ class Scene:
     def leftovers(self) -> list[str]:
         if self.server:
             return [d for d in self.server.databases() if d.startswith("repom_scratch")]
-        return [p.name for p in self.project.glob(".*repom_scratch*")]
+        return [p.name for p in self.project.glob(".repom/*.scratch_*")]
 
     def check_store(self) -> None:
         """Whatever is listed as proven is what its manifest says."""

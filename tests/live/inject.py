@@ -45,7 +45,7 @@ def traced(
 
 def is_ours(project: Path, call: str) -> bool:
     """Whether a call is about the store or the database, and not about Python or a pipe."""
-    ours = f"{project}/backups", f"{project}/faults.db", f"{project}/.faults.db"
+    ours = f"{project}/backups", f"{project}/faults.db", f"{project}/.repom"
     return "<pipe:" not in call and any(path in call for path in ours)
 
 

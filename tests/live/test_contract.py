@@ -68,7 +68,7 @@ class SqliteSubject(Subject):
             return "\n".join(database.iterdump())
 
     def leftovers(self) -> list[str]:
-        return [p.name for p in self.path.parent.glob(".*repom_scratch*")]
+        return [p.name for p in self.path.parent.glob(".repom/*.scratch_*")]
 
 
 def make_sqlite(path: Path) -> None:

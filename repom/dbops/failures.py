@@ -61,7 +61,7 @@ OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
         "row-level security policy",
         Refused,
         "Row level security hides rows of a table from this user",
-        "Dump as the table's owner, a superuser, or a role with BYPASSRLS",
+        "Dump as a superuser or a role with BYPASSRLS; an owner needs NO FORCE ROW LEVEL SECURITY",
     ),
     (
         "unrecognized configuration parameter",

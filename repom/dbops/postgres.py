@@ -202,7 +202,7 @@ class Postgres:
     def _has_roles(self, archive: Archive, facts: Mapping[str, Any]) -> bool:
         """Whether a drill can keep owners: the functions in the indexes of a table run as
         its owner, which should not be this user."""
-        return archive.is_archive and not missing_roles(self._found, facts)
+        return archive.is_archive and not missing_roles(self._found, archive, facts)
 
     def _may_be_order(self, archive: Archive, error: CommandFailed) -> bool:
         """Whether a load failed at a statement that one worker may get through: parallel
@@ -276,12 +276,14 @@ class Postgres:
         if archive.is_archive:
             jobs = jobs if archive.is_parallel else 1
             argv = restore_argv(conninfo, jobs=jobs, owner=owner)
-            how: dict[str, Any] = {"options": LOAD, "watch": self._diagnosis}
-            self.client.run_on_file(argv, archive.path, listing=self._listing(archive), **how)
+            listing = self._listing(archive)
+            self.client.run_on_file(
+                argv, archive.path, options=LOAD, watch=self._diagnosis, listing=listing
+            )
         else:
             known = restricts(self.client.psql_version)
-            blocks = script.for_psql(archive.blocks(), restricts=known, owner=owner)
-            self._run_gated(scratch, blocks)
+            how = {"restricts": known, "owner": owner, "in_transaction": False}
+            self._run_gated(scratch, script.for_psql(archive.blocks(), **how))
 
     def _listing(self, archive: Archive) -> bytes:
         """What pg_restore may take, for a server that cannot take all of it."""
@@ -613,7 +615,7 @@ def refuse_needs(
         raise Refused(
             f"The server lacks extensions of the backup: {', '.join(missing)}", "Install them first"
         )
-    absent = missing_roles(found, facts)
+    absent = missing_roles(found, archive, facts)
     if absent and owner and archive.is_archive:
         raise Refused(
             f"The server lacks roles of the backup: {', '.join(absent)}",
@@ -621,12 +623,21 @@ def refuse_needs(
         )
 
 
-def missing_roles(found: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+def missing_roles(
+    found: Mapping[str, Any], archive: Archive, facts: Mapping[str, Any]
+) -> list[str]:
     """Roles of the backup that the server lacks. A role's name has the bytes that it got in
     the database in which it was created: UTF-8, or the encoding of the one backed up."""
     known = {bytes.fromhex(name) for name in found["roles"] or ()}
     encoding = str((facts.get("locale") or {}).get("encoding") or "UTF8")
-    return sorted(r for r in facts.get("roles") or () if not known & spellings(r, encoding))
+    wanted = {*(facts.get("roles") or ()), *owners(archive)}
+    return sorted(role for role in wanted if not known & spellings(role, encoding))
+
+
+def owners(archive: Archive) -> set[str]:
+    """Who owns something in an archive, as far as it tells and whatever its encoding."""
+    found = toc.entries(archive.path) if archive.kind == "custom" else []
+    return {each.owner for each in found if each.owner and each.owner.isascii()}
 
 
 def spellings(role: str, encoding: str) -> set[bytes]:

@@ -301,8 +301,20 @@ COMMENT ON SCHEMA public IS 'standard public schema';
 #: Whether all contents can be replaced in one transaction: what this user cannot remove,
 #: and the locks that removing takes and the server has.
 IN_PLACE = """SELECT json_build_object(
-  'others', (SELECT json_agg('subscription ' || subname) FROM pg_subscription
-    WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())),
+  'others', (SELECT json_agg(what) FROM (
+    SELECT 'subscription ' || subname FROM pg_subscription
+      WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    UNION ALL SELECT 'grants on ' || p.oid::regprocedure FROM pg_proc p LEFT JOIN pg_init_privs i
+      ON i.classoid = 'pg_proc'::regclass AND i.objoid = p.oid
+      WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proacl IS DISTINCT FROM i.initprivs
+    UNION ALL SELECT 'grants on ' || c.oid::regclass FROM pg_class c LEFT JOIN pg_init_privs i
+      ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = 0
+      WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relacl IS DISTINCT FROM i.initprivs
+    UNION ALL SELECT 'grants on ' || c.oid::regclass FROM pg_class c JOIN pg_attribute a
+      ON a.attrelid = c.oid LEFT JOIN pg_init_privs i
+      ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = a.attnum
+      WHERE c.relnamespace = 'pg_catalog'::regnamespace AND a.attacl IS DISTINCT FROM i.initprivs
+    ) o (what)),
   'locks', (SELECT count(*) FROM pg_class WHERE oid >= 16384)
     + (SELECT count(*) FROM pg_largeobject_metadata)
     + (SELECT count(*) FROM pg_proc WHERE oid >= 16384)

@@ -36,6 +36,7 @@ log = logging.getLogger("repom")
 KEPT_PG = (
     *("PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL"),
     *("PGSSLMODE", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGSSLMINPROTOCOLVERSION"),
+    *("PGSSLCRLDIR", "PGREQUIREPEER", "PGGSSENCMODE", "PGSSLNEGOTIATION", "PGSSLCERTMODE"),
 )
 
 #: A role or a database may carry settings that end a dump or a load half way.

@@ -148,7 +148,9 @@ def test_a_backup_is_private_whole_and_described(subject: Subject) -> None:
     assert made.server_version
     assert made.tool_version
     assert [b.name for b in dbops.list_backups(subject.settings)] == [made.name]
-    files = sorted(p.name for p in made.path.parent.iterdir() if not p.name.endswith((".lock", ".gitignore")))
+    files = sorted(
+        p.name for p in made.path.parent.iterdir() if not p.name.endswith((".lock", ".gitignore"))
+    )
     assert files == [made.name, f"{made.name}.json"]
     assert dbops.verify(made.name, subject.settings).problems == ()
 

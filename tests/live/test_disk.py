@@ -179,11 +179,14 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def bomb(folder: Path, kind: str, head: bytes, filling: bytes, size: int = HUGE) -> Path:
+def bomb(
+    folder: Path, kind: str, head: bytes, filling: bytes, size: int = HUGE, tail: bytes = b""
+) -> Path:
     """A small file of `head` and very much `filling`: one frame, many times over."""
     pack, path = PACK[kind], folder / f"bomb.{kind}"
     block = filling * ((64 << 20) // len(filling))
-    path.write_bytes(pack(head) + pack(block) * (size // len(block)))
+    end = pack(tail) if tail else b""
+    path.write_bytes(pack(head) + pack(block) * (size // len(block)) + end)
     return path
 
 
@@ -284,7 +287,7 @@ def test_a_script_that_unpacks_to_more_than_the_servers_disk_holds(
     server = roomless
     before, free = server.dump(), server.run("df", "--output=avail", "/small")
     head = b"CREATE TABLE bomb (a text);\nCOPY bomb FROM stdin;\n"
-    path = bomb(project, kind, head, b"x" * 1023 + b"\n", MUCH)
+    path = bomb(project, kind, head, b"x" * 1023 + b"\n", MUCH, tail=b"\\.\n")
     env = server.environment()
     task = ("db.restore", "--backup", str(path), "--yes")
     ended, megabytes = measured(project, *task, env=env)

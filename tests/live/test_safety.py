@@ -557,7 +557,9 @@ def test_a_disk_that_is_full_at_any_size(
         mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "repom", str(small_disk)]
         subprocess.run(mount, check=True)
         ended = invoke(project, "db.backup", env={**env, "REPOM_BACKUP_DIR": str(small_disk)})
-        files = {p.name for p in small_disk.iterdir() if not p.name.endswith((".lock", ".gitignore"))}
+        files = {
+            p.name for p in small_disk.iterdir() if not p.name.endswith((".lock", ".gitignore"))
+        }
         if ended.status:
             failed += 1
             assert ended.status in (1, 5), ended.err

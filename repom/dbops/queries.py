@@ -16,15 +16,15 @@ from collections.abc import Iterable
 QUESTION = 30_000  # milliseconds that a question may take in the server
 LOCK_WAIT = 10_000  # milliseconds that any statement of ours waits for a lock
 
-_OPENING = """SET search_path TO '';
+_OPENING = """SET statement_timeout TO {statement};
+SET lock_timeout TO {lock};
+SET search_path TO '';
 SET client_encoding TO 'UTF8';
 SET standard_conforming_strings TO on;
 SET row_security TO off;
 SET default_transaction_read_only TO {read_only};
-SELECT count(set_config(name, CASE name WHEN 'statement_timeout' THEN '{statement}'
-    WHEN 'lock_timeout' THEN '{lock}' ELSE '0' END, false)) AS repom_set
-  FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
-    'idle_in_transaction_session_timeout', 'idle_session_timeout') \\gset
+SELECT count(set_config(name, '0', false)) AS repom_set FROM pg_settings WHERE name IN
+  ('transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout') \\gset
 SELECT count(set_config('lc_messages', 'C', false)) AS repom_set FROM pg_roles
   WHERE rolname = current_user AND rolsuper \\gset
 """

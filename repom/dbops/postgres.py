@@ -45,7 +45,8 @@ IN_USE = ("55006", "55P03")
 #: beyond which it does not: the drop goes on without anybody.
 TIDYING, SLOW_TO_DROP = 0.25, 100_000_000
 LARGE = 10_000_000  # bytes of an archive above which statistics are made in parallel
-ABORTING = 2.0  # seconds that ending what still runs in the server may take
+ABORTING = 1.0  # seconds that ending what still runs in the server may take
+HURRIED = 0.6  # seconds that an interrupted run waits for the drop of its scratch database
 DROPPING = 30.0  # seconds until the drop of a scratch database is left to the next run
 COUNTER = 'find /c /v ""' if sys.platform == "win32" else "wc -l"
 
@@ -60,6 +61,7 @@ class Postgres:
         self.runner, self.name, self.jobs = runner, login.database, jobs
         self._answer: dict[str, Any] = {}
         self._held: Session | None = None
+        self._aborted = False
 
     @property
     def via(self) -> str:
@@ -220,7 +222,7 @@ class Postgres:
         replacing: bool,
         jobs: int,
     ) -> str:
-        scratch = owned.new_name("scratch")
+        scratch, self._aborted = owned.new_name("scratch"), False
         try:
             self._create(scratch, facts)
             self._fill(scratch, archive, owner=owner, jobs=jobs)
@@ -228,7 +230,7 @@ class Postgres:
             archive.check_unchanged()
         except BaseException as error:
             self.abort()
-            self._remove(scratch, ABORTING if isinstance(error, KeyboardInterrupt) else DROPPING)
+            self._remove(scratch, HURRIED if isinstance(error, KeyboardInterrupt) else DROPPING)
             raise
         return scratch
 
@@ -511,6 +513,9 @@ class Postgres:
                 self.discard(each.name)
 
     def abort(self, session: str | None = None) -> None:
+        if session is None and self._aborted:
+            return  # and nothing was begun since
+        self._aborted = self._aborted or session is None
         session = session or self.runner.session
         with suppress(RepomError):
             spared = str(self._held.pid if self._held else 0)

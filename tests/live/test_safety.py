@@ -290,13 +290,23 @@ def test_a_database_that_is_gone_comes_back(server: Server, project: Path) -> No
     assert server.dump() == before
 
 
+def undo_copies(server: Server, expected: int) -> list[str]:
+    """The undo copies; the drop of one goes on after a restore, for a moment."""
+    for _ in range(50):
+        kept = [d for d in server.databases() if d.startswith("repom_undo_")]
+        if len(kept) <= expected:
+            break
+        time.sleep(0.1)
+    return kept
+
+
 def test_kept_databases_are_limited_and_the_newest_stay(shop: Server, project: Path) -> None:
     made = dbops.backup(settings_for(shop, project))
     for keep, expected in ((2, 1), (2, 2), (2, 2), (1, 1), (0, 0)):
         settings = settings_for(shop, project, REPOM_UNDO_KEEP=str(keep))
         plan = operations.plan_restore(made, settings)
         operations.carry_out(plan)
-        kept = [d for d in shop.databases() if d.startswith("repom_undo_")]
+        kept = undo_copies(shop, expected)
         assert len(kept) == expected
         assert not {old.name for old in plan.going} & set(kept)
 

@@ -40,7 +40,7 @@ def stored(project: Path) -> list[str]:
     """Everything in the store but locks: after a failure there must be nothing."""
     folder = project / "backups"
     files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p.name for p in files if not p.name.endswith(".lock"))
+    return sorted(p.name for p in files if not p.name.endswith((".lock", ".gitignore")))
 
 
 def failed(ended: Ended, status: int, *parts: str) -> None:

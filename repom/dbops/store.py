@@ -316,7 +316,8 @@ class Store:
         since a server that was made anew takes the old one's backups.
 
         :param project: whose backups come before those of other projects.
-        :param system: identifies the server; called only when backups of several are there.
+        :param system: identifies the server; called only when backups of several servers or
+            projects are there.
         :raises NotFound: there is no proven backup of this database.
         """
         every = self.backups(identity)
@@ -538,7 +539,8 @@ def _ambiguous(name: str, found: list[Path], outside: Path | None) -> SettingsEr
 def _nearest(dated: list[Backup], project: Path | None, system: Callable[[], str | None]) -> Backup:
     """The first one of this server, else of this project, else the first."""
     known = {b.system_identifier for b in dated if b.system_identifier}
-    mine = system() if len(known) > 1 else None
+    shared = bool(known) and any(b.is_of_another(project) for b in dated)
+    mine = system() if shared or len(known) > 1 else None
     for fits in (
         lambda b: mine is not None and b.system_identifier == mine,
         lambda b: not b.is_of_another(project),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from repom import dbops
+from repom.dbops import upkeep
 from tests.live.cli import Ended, invoke
 from tests.live.conftest import settings_for
 from tests.live.servers import Server, container_server
@@ -226,5 +227,6 @@ def test_two_checkouts_with_one_server_and_one_store_are_one_database(
     made = [dbops.backup(both[number % 2], keep=2).name for number in range(5)]
 
     assert [b.name for b in dbops.list_backups(both[0])] == made[:-3:-1]
+    assert [upkeep.find_backup(each).name for each in both] == [made[-1]] * 2
     dbops.prune(both[0], keep=1)
     assert [b.name for b in dbops.list_backups(both[1])] == made[-1:]

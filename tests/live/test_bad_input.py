@@ -274,9 +274,9 @@ BAD_FILES = {
     "pg_dumpall": (b"--\n-- PostgreSQL database cluster dump\n--\n", 5, "pg_dumpall"),
     "connect": (b"CREATE TABLE t (a int);\n\\connect postgres\n", 5, "Line 2"),
     "create database": (b"CREATE DATABASE other;\n", 5, "Line 1"),
-    "commit, drop": (b"COMMIT; CREATE TABLE t (a int);\nDROP DATABASE shop;\n", 5, "Line 2"),
+    "commit, drop": (b"COMMIT; CREATE TABLE t (a int);\nDROP DATABASE shop;\n", 5, "Line 1"),
     "hidden drop": (b"CREATE TABLE t (a int); DROP DATABASE shop;\n", 5, "Line 1"),
-    "shell": (b"CREATE TABLE t (a int);\n\\! touch /tmp/pwned\n", 5, "commands of psql"),
+    "shell": (b"CREATE TABLE t (a int);\n\\! touch /tmp/pwned\n", 5, "command of psql"),
     "role": (b"CREATE TABLE t (a int);\nALTER TABLE t OWNER TO stranger;\n", 5, "stranger"),
 }
 

@@ -528,6 +528,13 @@ def test_names_that_psql_takes_for_the_body_of_a_function_are_quoted() -> None:
     assert script.replace(b"Begin", b'"begin"') == through(script)
 
 
+def test_an_empty_statement_is_taken_out() -> None:
+    """psql 17 and 18 lose the rest of a script at one behind the data of COPY."""
+    assert b"COPY a FROM stdin;\n\\.\n\nSELECT 1;" == through(
+        b"COPY a FROM stdin;\n\\.\n;\nSELECT 1;;"
+    )
+
+
 def test_zero_bytes_are_no_text() -> None:
     with pytest.raises(Damaged, match="zero bytes"):
         through(b"SELECT 1;\n\0")

@@ -88,8 +88,8 @@ class Guard:
         """
         self.judge_body(statement)
         words = statement.tokens
-        if not words:
-            return Verdict.KEEP
+        if not words:  # of which psql loses the rest of the script, right behind COPY's data
+            return Verdict.TAKE_OUT
         if not ended and words[0] in WHOLE:
             return None
         if not ended and not self._has_all(words):

@@ -264,9 +264,7 @@ def test_the_line_is_named() -> None:
 def test_nothing_behind_the_refused_line_is_passed_on() -> None:
     passed = []
     with pytest.raises(Refused):
-        for piece in for_psql(
-            cut(b"SELECT 1;\n\\c x\nSELECT 2;\n", 5), restricts=True
-        ):
+        for piece in for_psql(cut(b"SELECT 1;\n\\c x\nSELECT 2;\n", 5), restricts=True):
             passed.append(piece)
 
     assert b"SELECT 2" not in b"".join(passed)

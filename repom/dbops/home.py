@@ -260,17 +260,17 @@ class Home:
         return known if whole and re.fullmatch(r"[0-9a-f]{32}", known["id"]) else {}
 
     def _is_from_here(self, known: dict[str, Any]) -> bool:
-        """Whether the folder is the very one in which the id was made, or else at least at
-        the same path of the same machine.
+        """Whether the folder is the very one in which the id was made, at its path or on
+        its machine.
 
         A folder keeps its number when it is moved, mounted at another path, or mounted into
-        a container that is made anew with another host name; a copy gets another one. Path
-        and machine are for disks whose numbers change, and for a folder that was unpacked
-        again where it had been.
+        a container that is made anew with another host name; a copy gets another one, also
+        one that took the place of the original. Numbers of other disks may be the same by
+        chance, so one of the others must agree.
         """
         here = self._whereabouts()
-        same = all(known[key] == here[key] for key in ("path", "machine"))
-        return same or bool(known["place"] == here["place"])
+        near = any(known[key] == here[key] for key in ("path", "machine"))
+        return near and bool(known["place"] == here["place"])
 
     def _whereabouts(self) -> dict[str, str]:
         path = os.fsencode(self.path).decode("utf-8", "backslashreplace")

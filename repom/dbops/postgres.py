@@ -227,6 +227,8 @@ class Postgres:
             self._create(scratch, facts)
             self._fill(scratch, archive, owner=owner, jobs=jobs)
             self._finish(scratch, archive, replacing=replacing)
+            if replacing and (archive.kind == "plain" or not owner):
+                self._say_definers(scratch, facts)
             archive.check_unchanged()
         except BaseException as error:
             self.abort()
@@ -326,6 +328,17 @@ class Postgres:
             how: dict[str, Any] = {"live": self.name, "scratch": scratch}
             done = self.client.script(queries.PROPERTIES, scratch, changes=True, **how)
             warn("Not carried over to the restored database", done.stderr)
+
+    def _say_definers(self, scratch: str, facts: Mapping[str, Any]) -> None:
+        """Without owners, another role's SECURITY DEFINER functions become this user's."""
+        if set(facts.get("roles") or "?") <= {self.client.login.user}:
+            return
+        names = json.loads(self.client.query(queries.DEFINERS, scratch).strip() or "null") or []
+        if names:
+            log.warning(
+                "SECURITY DEFINER functions now run as superuser %s, whoever calls them: %s",
+                *(self.client.login.user, ", ".join(names[:10])),
+            )
 
     def _analyze(self, database: str, *, large: bool) -> None:
         """Make the statistics that did not come along; in several sessions if it pays."""

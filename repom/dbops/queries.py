@@ -164,8 +164,11 @@ SURVEY = (
 """
 )
 
-#: Options of CREATE DATABASE that make it like the old one; `locale` is JSON as above.
-CREATE = """SELECT format('CREATE DATABASE %I TEMPLATE template0', :'scratch')
+#: A database like the old one, into which nobody but this user can connect while it is
+#: loaded: a trigger that another role added then would run as this user. `locale` is JSON
+#: as above.
+CREATE = """SELECT format('CREATE DATABASE %I ALLOW_CONNECTIONS false', :'scratch')
+  || ' TEMPLATE template0'
   -- not format('%L'), which makes NULL of a value that is not there
   || coalesce(' ENCODING ' || quote_literal(l->>'encoding'), '')
   || coalesce(' LC_COLLATE ' || quote_literal(l->>'collate'), '')
@@ -177,8 +180,6 @@ CREATE = """SELECT format('CREATE DATABASE %I TEMPLATE template0', :'scratch')
        WHEN 'c' THEN CASE WHEN current_setting('server_version_num')::int >= 150000
                           THEN ' LOCALE_PROVIDER libc' ELSE '' END
        ELSE '' END
-  || coalesce((SELECT format(' OWNER %I', pg_get_userbyid(datdba)) FROM pg_database
-               WHERE datname = :'live'), '')
   || coalesce((SELECT format(' TABLESPACE %I', t.spcname) FROM pg_database d
                JOIN pg_tablespace t ON t.oid = d.dattablespace
                WHERE d.datname = :'live' AND t.spcname <> 'pg_default'), '')
@@ -186,6 +187,8 @@ FROM (SELECT coalesce((SELECT LOCALE FROM pg_database d WHERE datname = :'live')
                      :'locale'::json) l) x
 \\gexec
 SELECT format('COMMENT ON DATABASE %I IS %L', :'scratch', :'comment') \\gexec
+SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', :'scratch') \\gexec
+SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS true', :'scratch') \\gexec
 SELECT 'created';
 """.replace("LOCALE FROM", f"{LOCALE} FROM")
 
@@ -205,6 +208,13 @@ def rows(quoted: Iterable[str], count: str) -> str:
     each = (f"\\o |{count}\nCOPY {name} TO STDOUT;\n\\o\n\\echo :ERROR\n" for name in quoted)
     return "\\set ON_ERROR_STOP off\n" + "".join(each)
 
+
+#: Functions that run as this user, a superuser, whoever calls them.
+DEFINERS = """SELECT json_agg(p.oid::regprocedure::text) FROM pg_proc p, pg_roles me
+  WHERE me.rolname = current_user AND me.rolsuper AND p.prosecdef AND p.proowner = me.oid
+    AND p.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e
+      WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e');
+"""
 
 #: What ANALYZE has to look at after a load: tables that no statistics came along for, and
 #: those with extended statistics, which no archive holds. A partitioned table stands for
@@ -362,15 +372,6 @@ WORKING = """SELECT json_build_object(
 #: What belongs to the old database and not to its contents. A statement that this user
 #: may not run is a warning, so psql goes on after an error.
 PROPERTIES = """\\set ON_ERROR_STOP off
-SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', :'scratch')
-  FROM pg_database WHERE datname = :'live' AND datacl IS NOT NULL
-\\gexec
-SELECT format('GRANT %s ON DATABASE %I TO %s%s', string_agg(a.privilege_type, ', '), :'scratch',
-    CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
-    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-  FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = :'live'
-  GROUP BY a.grantee, a.is_grantable
-\\gexec
 SELECT CASE WHEN p[1] IN ('search_path', 'temp_tablespaces', 'session_preload_libraries',
                           'local_preload_libraries')
     -- stored as a list that is quoted already: one literal would become one entry
@@ -405,7 +406,7 @@ BUSY = "in use by another repom"
 
 #: Both renames in one transaction: the first one takes the lock that keeps new sessions
 #: out, and waits for the old ones to go; see `EVICT`. What is a property of the name and
-#: would keep a scratch database from being dropped or connected to comes last.
+#: would keep a scratch database from being dropped, or let others into it, comes last.
 SWAP = f"""BEGIN;
 SELECT pg_try_advisory_xact_lock(:key) AS repom_free \\gset
 \\if :repom_free
@@ -423,6 +424,22 @@ SELECT format('ALTER DATABASE %I IS_TEMPLATE %s ALLOW_CONNECTIONS %s', :'live',
     datistemplate::text, datallowconn::text)
   FROM pg_database WHERE datname = :'kept' AND :'scratch' LIKE 'repom_scratch_%'
     AND (datistemplate OR NOT datallowconn) \\gexec
+SELECT format('ALTER DATABASE %I OWNER TO %I', :'live', pg_get_userbyid(k.datdba))
+  FROM pg_database k JOIN pg_database n ON n.datname = :'live' AND n.datdba <> k.datdba
+  WHERE k.datname = :'kept' AND :'scratch' LIKE 'repom_scratch_%' \\gexec
+\\set ON_ERROR_STOP off
+\\set ON_ERROR_ROLLBACK on
+SELECT format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO PUBLIC', :'live')
+  WHERE :'scratch' LIKE 'repom_scratch_%' AND NOT EXISTS
+    (SELECT FROM pg_database WHERE datname = :'kept' AND datacl IS NOT NULL) \\gexec
+SELECT format('GRANT %s ON DATABASE %I TO %s%s', string_agg(a.privilege_type, ', '), :'live',
+    CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+  FROM pg_database d, aclexplode(d.datacl) a
+  WHERE d.datname = :'kept' AND :'scratch' LIKE 'repom_scratch_%'
+  GROUP BY a.grantee, a.is_grantable \\gexec
+\\set ON_ERROR_ROLLBACK off
+\\set ON_ERROR_STOP on
 COMMIT;
 SELECT count(*) FROM pg_database WHERE datname = :'kept';
 """

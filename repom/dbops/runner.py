@@ -42,7 +42,7 @@ KEPT_PG = (
 #: A role or a database may carry settings that end a dump or a load half way.
 SESSION = (
     "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-    " -c default_transaction_read_only=off"
+    " -c default_transaction_read_only=off -c standard_conforming_strings=on"
 )
 
 #: Seconds without a byte after which a dump or a load has stalled.

@@ -21,7 +21,7 @@ LAYERS = {
     "dbops.files": PURE,
     "dbops.queries": set(),
     "dbops.runner": PURE,
-    "dbops.archive": PURE | {"files"},
+    "dbops.archive": PURE | {"files", "toc"},
     "dbops.commands": PURE,
     "dbops.database": PURE | {"archive"},
     "dbops.lexer": PURE | {"archive"},

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import Damaged, NoSpace, NotFound, Refused, advice
+from . import toc
 from .files import BLOCK, create_private
 
 if sys.version_info >= (3, 14):
@@ -66,6 +67,11 @@ class Archive:
     @property
     def backend(self) -> str:
         return "sqlite" if self.kind == "sqlite" else "postgresql"
+
+    @property
+    def tables(self) -> int | None:
+        """How many tables a restore makes, as far as the file tells without being read."""
+        return toc.tables(toc.entries(self.path)) if self.kind == "custom" else None
 
     @property
     def is_archive(self) -> bool:

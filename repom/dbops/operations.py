@@ -162,7 +162,8 @@ def _written(database: Database, target: Store, draft: Backup, started: float) -
         database.dump(file, draft.format)
         archive = _recognised(Path(file.name), draft.format)
         tool = archive.tool or draft.server_version
-        done = replace(draft, tool_version=tool, duration_s=since(started))
+        facts = {**draft.facts, "tables": _counted(draft, database, archive)}
+        done = replace(draft, tool_version=tool, facts=facts, duration_s=since(started))
         return target.publish(file, done)
 
 
@@ -225,6 +226,15 @@ def _recognised(path: Path, format: str) -> Archive:
     if archive.kind != format:
         raise CommandFailed("The dump did not produce a valid backup", "It was discarded")
     return archive
+
+
+def _counted(draft: Backup, database: Database, archive: Archive) -> int | None:
+    """Tables in the backup, which may have come or gone since the database was asked. A
+    plain file does not tell: then nobody knows if the database says another number now."""
+    known: int | None = draft.facts["tables"]
+    if archive.kind != "plain":
+        return known if archive.tables is None else archive.tables
+    return known if database.identify().tables == known else None
 
 
 def _may_prune(made: Backup, earlier: list[Backup]) -> bool:

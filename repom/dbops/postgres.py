@@ -322,7 +322,7 @@ class Postgres:
         """The check, statistics for the planner, and what belonged to the old database."""
         count = self.client.query(queries.COUNT, scratch)
         if not self.client.dry:
-            check_count(int(count), expected_tables(archive))
+            check_count(int(count), archive.tables)
         self._analyze(scratch, large=archive.path.stat().st_size > LARGE)
         if replacing:
             how: dict[str, Any] = {"live": self.name, "scratch": scratch}
@@ -384,7 +384,7 @@ class Postgres:
                 "Restore it with --into, or as a user who may create a database",
             )
         self._check_format(archive)
-        expected = expected_tables(archive)
+        expected = archive.tables
         self._refuse_in_place(expected or 0)
         with self._as_script(archive, owner) as blocks:
             known = restricts(self.client.psql_version)
@@ -591,11 +591,6 @@ def warn(what: str, said: str) -> None:
     for line in said.split("\n"):
         if "ERROR:" in line:
             log.warning("%s: %s", what, best_line(line))
-
-
-def expected_tables(archive: Archive) -> int | None:
-    """How many tables an archive makes, as far as it tells."""
-    return toc.tables(toc.entries(archive.path)) if archive.kind == "custom" else None
 
 
 def check_count(count: int, expected: int | None) -> None:

@@ -221,12 +221,14 @@ DEFINERS = """SELECT json_agg(p.oid::regprocedure::text) FROM pg_proc p, pg_role
 #: its partitions. `part` of `parts` sessions takes its share, the largest first.
 ANALYZE = """\\set ON_ERROR_STOP off
 SELECT format('ANALYZE %I.%I', n.nspname, c.relname)
-  FROM (SELECT c.*, row_number() OVER (ORDER BY c.relpages DESC, c.oid) AS place
+  FROM (SELECT c.*, row_number() OVER (ORDER BY pg_relation_size(c.oid) DESC, c.oid) AS place
         FROM pg_class c WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition) c
     JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     AND c.place % :parts = :part
     AND (EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = c.oid)
+      OR (c.relkind = 'r' AND c.relhassubclass AND 2 > (SELECT count(DISTINCT s.inherited)
+          FROM pg_stats s WHERE s.schemaname = n.nspname AND s.tablename = c.relname))
       OR EXISTS (SELECT FROM (SELECT c.oid UNION ALL
             SELECT relid FROM pg_partition_tree(c.oid) WHERE c.relkind = 'p') t
           JOIN pg_class o ON o.oid = t.oid JOIN pg_namespace m ON m.oid = o.relnamespace

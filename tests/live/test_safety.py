@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from repom import dbops
-from repom.dbops import operations, postgres, queries, runner
+from repom.dbops import operations, queries, runner
+from repom.dbops.archive import Archive
 from repom.errors import CommandFailed, Damaged, Refused, RepomError
 from repom.settings import Settings
 from tests import requires
@@ -243,7 +244,7 @@ def test_a_load_in_place_that_fails_changes_nothing(
     made = dbops.backup(settings, format=format)
     owner.sql("SET ROLE plain_owner; CREATE TABLE newer (a int)", "owned")
     before = owner.dump("owned")
-    monkeypatch.setattr(postgres, "expected_tables", lambda archive: 7)
+    monkeypatch.setattr(Archive, "tables", 7)
     with pytest.raises(CommandFailed, match="the backup holds 7 tables, and 1 were restored"):
         dbops.restore(made, settings, in_place=True)
     assert owner.dump("owned") == before

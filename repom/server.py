@@ -300,7 +300,7 @@ def _check_password(runner: DockerRunner, item: Mapping[str, Any], known: Settin
     login = credentials.login(known, str(item["Config"].get("Hostname") or HOST))
     if "password authentication failed" in _answer(runner, "psql", login):
         raise Unreachable(
-            f"The server in container {runner.name} does not take the password of {known.user!r},"
+            f"The server in container {runner.name} does not take the password of '{known.user}',"
             " which it got when its data were made",
             "Set POSTGRES_PASSWORD to that one, or change it:"
             rf' docker exec -it {runner.name} psql -U {known.user} -d postgres -c "\password"',

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from repom import dbops
+from repom.dbops.archive import Archive
 from repom.errors import RepomError
 from repom.settings import Settings
 from tests.live.cli import invoke
@@ -92,7 +93,9 @@ Attempt = Callable[[Settings, Path], object]
 
 def not_loaded(settings: Settings, project: Path) -> None:
     made = dbops.backup(settings)
-    dbops.restore(replace(made, facts={**made.facts, "tables": 7}), settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Archive, "tables", 7)
+        dbops.restore(made, settings)
 
 
 def script(text: str) -> Attempt:

@@ -16,6 +16,9 @@ from .errors import SettingsError
 
 #: A password is taken as it stands: it may well hold a `$` that means nothing.
 LITERAL = "POSTGRES_PASSWORD"
+#: Names whose values choose a database or a folder: a part that is missing would choose
+#: another one, so what they expand must be set. Elsewhere it is empty, as for Compose.
+STRICT = ("DATABASE_URL", "POSTGRES_", "REPOM_")
 
 _BLANK = re.compile(r"(?:\s*#[^\n]*(?:\n|$))*\s*")
 _NAME = re.compile(r"(?:export[^\S\n]+)?([\w.\-\[\]]+)[^\S\n]*(?:([=:])[^\S\n]*|\n|$)")
@@ -118,7 +121,8 @@ def _meaning(name: str, quote: str, raw: str, known: Mapping[str, str]) -> str:
         return raw.replace("\\'", "'")
     if name == LITERAL:
         return _unescaped(raw, "$") if quote else raw
-    return expand(_unescaped(raw, "$$") if quote else raw, known)
+    text = _unescaped(raw, "$$") if quote else raw
+    return expand(text, known, strict=name.startswith(STRICT))
 
 
 def _unescaped(raw: str, dollar: str) -> str:
@@ -132,9 +136,10 @@ def _unescaped(raw: str, dollar: str) -> str:
     return re.sub(r"\\([\s\S])", lambda found: known.get(found[1], found[0]), raw)
 
 
-def expand(text: str, known: Mapping[str, str]) -> str:
+def expand(text: str, known: Mapping[str, str], *, strict: bool = False) -> str:
     """The text with its variables replaced, in the forms that Compose knows.
 
+    :param strict: a variable without a default must be set.
     :raises ValueError: another form, or a variable that must be set and is not.
     """
     done, position = "", 0
@@ -144,10 +149,10 @@ def expand(text: str, known: Mapping[str, str]) -> str:
         if found["dollar"]:
             done += "$"
         elif found["name"]:
-            done += known.get(found["name"], "")
+            done += _value(found["name"], known, strict)
         else:
             end = _closing(text, position)
-            done += _braced(text[position:end], known)
+            done += _braced(text[position:end], known, strict)
             position = end + 1
     return done + text[position:]
 
@@ -162,15 +167,25 @@ def _closing(text: str, position: int) -> int:
     raise _Unclear("it has a ${ without an end")
 
 
-def _braced(inside: str, known: Mapping[str, str]) -> str:
+def _value(name: str, known: Mapping[str, str], strict: bool) -> str:
+    if strict and name not in known:
+        # Without the name, which may be a part of a password with a dollar sign in it.
+        raise _Unclear("it expands a variable that is not set; write $$ for a dollar sign")
+    return known.get(name, "")
+
+
+def _braced(inside: str, known: Mapping[str, str], strict: bool) -> str:
     form = _BRACED.fullmatch(inside)
     if not form:
         raise _Unclear("it has a ${…} of a form that Compose does not know")
-    name, sign, rest = form["name"], form["sign"] or "", expand(form["rest"] or "", known)
+    name, sign, rest = form["name"], form["sign"] or "", form["rest"] or ""
+    if not sign:
+        return _value(name, known, strict)
+    rest = expand(rest, known)
     value = known.get(name)
     given = bool(value) if sign.startswith(":") else value is not None
     if sign.endswith("?") and not given:
         raise _Unclear(f"{name} must be set")
     if sign.endswith("+"):
         return rest if given else ""
-    return (value or "") if given or not sign else rest
+    return (value or "") if given else rest

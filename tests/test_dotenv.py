@@ -153,3 +153,14 @@ def test_a_link_to_nothing_is_an_error() -> None:
 
     with pytest.raises(SettingsError, match="not a regular file"):
         read_dotenv(Path(".env"), {})
+
+
+@pytest.mark.parametrize("value", ["a/$NOPE", "a/${NOPE}", '"a/${NOPE}"', "${OTHER-x}/$NOPE"])
+def test_what_chooses_a_database_or_a_folder_lacks_no_part(tmp_path: Path, value: str) -> None:
+    (tmp_path / ".env").write_text(f"OTHER_TOOLS={value}\n")
+    assert "NOPE" not in read_dotenv(tmp_path / ".env", {})["OTHER_TOOLS"]
+    (tmp_path / ".env").write_text(f"DATABASE_URL={value}\n")
+    with pytest.raises(SettingsError, match="not set") as caught:
+        read_dotenv(tmp_path / ".env", {})
+    assert "NOPE" not in str(caught.value)
+    assert "/y" in read_dotenv(tmp_path / ".env", {"NOPE": "y"})["DATABASE_URL"]

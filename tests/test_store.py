@@ -472,6 +472,22 @@ def test_of_a_name_that_two_servers_share_only_the_own_ones_go(target: Store) ->
         ]
 
 
+def test_a_server_on_a_copied_volume_is_another_one(target: Store) -> None:
+    """It has the original's identifier; what tells is another folder at another address."""
+    one, two = (
+        make(target, system_identifier="1", facts={"project": p, "where": w})
+        for p, w in (("/here", "container a"), ("/there", "container b"))
+    )
+    other_checkout = make(
+        target, system_identifier="1", facts={"project": "/third", "where": "container a"}
+    )
+
+    gone = [b for b, _ in plan_prune(target.backups(SHOP), keep=1, like=one).deleted]
+    assert two not in gone
+    assert one in gone
+    assert other_checkout.is_like(one)
+
+
 # -- prune --------------------------------------------------------------------------------
 
 

@@ -146,9 +146,16 @@ class Backup:
         """Whether it is of the same database as another one of this name: from the same
         server (SQLite: the same project's id), whichever checkout made it. Where one of
         the two is not known, nothing known may speak against one project folder."""
-        if self.system_identifier and other.system_identifier:
-            return self.system_identifier == other.system_identifier
-        mine, theirs = (b.facts.get("project") for b in (self, other))
+        if not (self.system_identifier and other.system_identifier):
+            return self._agrees(other, "project")
+        if self.system_identifier != other.system_identifier:
+            return False
+        # A server on a copied volume has the identifier of the original.
+        return self.backend == "sqlite" or any(self._agrees(other, k) for k in ("project", "where"))
+
+    def _agrees(self, other: Backup, fact: str) -> bool:
+        """Whether nothing known speaks against the same value of a fact."""
+        mine, theirs = self.facts.get(fact), other.facts.get(fact)
         return mine is None or theirs is None or mine == theirs
 
     def as_json(self) -> dict[str, Any]:
@@ -231,9 +238,16 @@ class Store:
                 yield file
         except OSError as error:
             raise disk_error(error, self.folder) from None
+        except CommandFailed as error:  # a program's word for it, which does not say where
+            if "no space left" in error.stderr.lower() and self._is_full():
+                raise disk_error(OSError(errno.ENOSPC, "No space left"), self.folder) from None
+            raise
         finally:
             with suppress(OSError):
                 remove(partial)
+
+    def _is_full(self) -> bool:
+        return shutil.disk_usage(self.folder).free < 1 << 20
 
     def check_space(self, needed: int) -> None:
         """:raises Refused: the disk has less room than a backup will take, in bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,61 @@ def test_nobody_gains_rights_from_what_a_superuser_asks(trapped: Server, project
     assert rights(trapped) == before
     assert trapped.sql("SELECT count(*) FROM good") == "20"
     assert trapped.leftovers() == []
+
+
+def test_nobody_else_connects_to_a_database_while_it_is_loaded(
+    postgres_18: Server, project: Path
+) -> None:
+    """A trigger that mallory put on her table in time would run as the user who loads it."""
+    server, ended, tried, inside = postgres_18, threading.Event(), list[str](), list[str]()
+    server.create("shop")
+    server.sql(TRAP)
+    server.sql("CREATE TABLE big AS SELECT n, md5(n::text) FROM generate_series(1, 300000) n")
+    server.sql("GRANT CONNECT ON DATABASE shop TO mallory; ALTER DATABASE shop OWNER TO mallory")
+    before = server.sql("SELECT datdba::regrole FROM pg_database WHERE datname = 'shop'")
+
+    def knock() -> None:
+        while not ended.is_set():
+            for name in server.databases():
+                if name.startswith("repom_scratch_"):
+                    tried.append(name)
+                    argv = ["psql", "-XqAt", "-U", "mallory", "-d", name, "-c", "SELECT 'in'"]
+                    inside.extend(server.run(*argv, check=False).split())
+
+    settings = settings_for(server, project)
+    made = dbops.backup(settings)
+    thread = threading.Thread(target=knock)
+    thread.start()
+    try:
+        dbops.restore(made, settings)
+        assert dbops.verify(made, settings, drill=True).problems == ()
+    finally:
+        ended.set()
+        thread.join()
+    assert tried
+    assert inside == []
+    assert server.sql("SELECT datdba::regrole FROM pg_database WHERE datname = 'shop'") == before
+    allowed = "SELECT has_database_privilege('mallory', 'shop', 'CONNECT')"
+    assert server.sql(allowed, "postgres") == "t"
+    server.create("shop")
+
+
+def test_functions_that_become_the_superusers_are_told(
+    postgres_18: Server, project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = postgres_18
+    server.create("shop")
+    server.sql(
+        TRAP + "CREATE FUNCTION m.mine() RETURNS text LANGUAGE sql SECURITY DEFINER"
+        " AS $$ SELECT current_user::text $$;"
+    )
+    settings = settings_for(server, project)
+    made = dbops.backup(settings, format="plain")
+    with caplog.at_level("WARNING"):
+        dbops.restore(made, settings)
+    assert "SECURITY DEFINER" in caplog.text
+    assert "m.mine()" in caplog.text
+    server.create("shop")
 
 
 NOTE = {

@@ -413,6 +413,18 @@ def test_a_copied_project_gets_an_id_of_its_own_and_a_moved_one_keeps_it(
     assert other not in (None, first)
 
 
+def test_a_copy_that_takes_the_place_of_the_original_is_not_the_original(tmp_path: Path) -> None:
+    project, copy = tmp_path / "project", tmp_path / "copy"
+    project.mkdir()
+    make(project / "app.db")
+    first = ident(project)
+    shutil.copytree(project, copy)
+    project.rename(tmp_path / "old")
+    copy.rename(project)
+    assert ident(project) not in (None, first)
+    assert ident(tmp_path / "old") == first
+
+
 def test_git_sees_nothing_of_repoms_folder(project: Path) -> None:
     make(project / "app.db")
     dbops.restore(dbops.backup(settings_of(project)), settings_of(project))

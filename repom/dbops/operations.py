@@ -309,7 +309,7 @@ def plan_restore(
     engine = work.engine_of(settings, database, remote)
     survey = database.survey()
     _refuse_target(database, survey, into, in_place)
-    work.check_server(configured, database, survey.system_identifier)
+    work.check_server(configured, database, survey.system_identifier, "--via host")
     how = (owner, in_place, engine)
     return Plan(settings, configured, database, source, archive, survey, *how)
 

@@ -110,10 +110,16 @@ def is_other_server(database: Database, system: str | None, target: Store, which
     return known is made_inside
 
 
-def check_server(settings: Settings, database: Database, system: str | None) -> None:
+def check_server(
+    settings: Settings,
+    database: Database,
+    system: str | None,
+    allowed_by: str = "REPOM_VIA=host",
+) -> None:
     """Asked before anything is changed or deleted.
 
     :param settings: those of the configured database, of which the store has backups.
+    :param allowed_by: what a user adds to have the host's server used all the same.
     :raises Refused: a fallback reached another server than the last backup came from.
     """
     if is_other_server(database, system, Store(settings.backup_dir), identity(settings)):
@@ -121,7 +127,7 @@ def check_server(settings: Settings, database: Database, system: str | None) -> 
             f"{database.fallback}, and the server that answers on {database.where} is not the"
             " one of the last backup",
             advice(
-                "Start the container with: {}. To use the host's server: REPOM_VIA=host",
+                f"Start the container with: {{}}. To use the host's server: {allowed_by}",
                 "postgres.start",
             ),
         )

@@ -472,6 +472,15 @@ def test_of_a_name_that_two_servers_share_only_the_own_ones_go(target: Store) ->
         ]
 
 
+def test_what_an_accident_left_pushes_no_backup_with_tables_out(target: Store) -> None:
+    full = [make(target, facts={"tables": 3}) for _ in range(3)]
+    empty = [make(target, facts={"tables": 0}) for _ in range(3)]
+
+    deleted = {b.name for b, _ in plan_prune(target.backups(SHOP), keep=2).deleted}
+    assert {full[0].name} == deleted
+    assert {empty[0].name} == {b.name for b, _ in plan_prune(empty[::-1], keep=2).deleted}
+
+
 def test_a_server_on_a_copied_volume_is_another_one(target: Store) -> None:
     """It has the original's identifier; what tells is another folder at another address."""
     one, two = (

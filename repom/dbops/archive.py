@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -180,6 +181,7 @@ def _archive(path: Path, head: bytes) -> Archive:
     if head.startswith(CUSTOM):
         return Archive(path, "custom", "", *read_header(head, path.name))
     if head[:100].rstrip(b"\0") == TOC.encode() and head[512:].startswith(CUSTOM):
+        _check_members(path)
         return Archive(path, "tar", "", *read_header(head[512:], path.name))
     raise Refused(
         f"{path.name} is a tar archive, and not one that pg_dump --format=tar made",
@@ -291,6 +293,20 @@ def major(version: str | None) -> int | None:
     """The major version of '18.6' or '19beta1'."""
     number = re.match(r"\d+", version or "")
     return int(number[0]) if number else None
+
+
+def _check_members(path: Path) -> None:
+    """That a tar goes to its end: pg_restore reads one that does not for ever.
+
+    :raises Damaged: it is cut short or altered.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            last = tar.getmembers()[-1]
+    except (tarfile.TarError, OSError, ValueError):
+        raise Damaged(f"{path.name} is cut short or altered", HINT) from None
+    if last.offset_data + last.size > path.stat().st_size:
+        raise Damaged(f"{path.name} is cut short or altered", HINT)
 
 
 def _decompressed(raw: BinaryIO, compression: str) -> Any:

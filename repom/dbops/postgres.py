@@ -534,6 +534,7 @@ class Postgres:
             spared = str(self._held.pid if self._held else 0)
             how: dict[str, Any] = {"session": session, "spared": spared, "timeout": ABORTING}
             self.client.query(queries.ABORT, self._maintenance, **how)
+        self.runner.end(session, ABORTING)
 
     @property
     def session(self) -> str:

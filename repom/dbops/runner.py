@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, BinaryIO, ClassVar
@@ -343,6 +344,10 @@ class HostRunner:
         except (FileNotFoundError, PermissionError):
             raise _missing(command[0]) from None
 
+    def end(self, session: str, seconds: float) -> None:
+        """End programs of a session that outlive the client that started them. Here there
+        are none."""
+
     def interactive(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         """Run a program on this terminal and return its exit status."""
         return self._attached([self.program(argv[0]), *argv[1:]], env or {})
@@ -445,6 +450,21 @@ class DockerRunner(HostRunner):
             blocks = chain([listing], iter(lambda: file.read(1 << 20), b""))
             stdin = blocks if listing else file
             return self.run(wrapped, stdin=stdin, stdout=stdout, env=env, watch=watch)
+
+    def end(self, session: str, seconds: float) -> None:
+        """Ending the client of `docker exec` leaves the program in the container; one that
+        reads a file there has no session in the server that could be ended instead.
+
+        :param session: a part of the name of that file, ``repom-<8 hex>``.
+        """
+        # The brackets keep grep, and this shell, from finding themselves.
+        pattern = session.replace("repom", "repo[m]", 1)
+        script = (
+            f"for p in /proc/[0-9]*; do grep -qs '{pattern}' $p/cmdline && "
+            "kill ${p#/proc/}; done 2>/dev/null; true"
+        )
+        with suppress(RepomError):
+            self.run(["sh", "-c", script], warn=True, timeout=seconds)
 
     def _run_on_folder(self, argv: Sequence[str], path: Path, **how: Any) -> Result:
         """The same for a directory that `pg_dump --format=directory` made."""

@@ -766,9 +766,12 @@ def plan_prune(
     kept += [(b, "pinned") for b in own if b.pinned]
     kept += [(b, "dated in the future") for b in own if is_ahead(b) and not b.pinned]
     dated = [b for b in own if not is_ahead(b)]
-    least = max(1, keep or 1)
-    for rank, each in enumerate((b for b in dated if not b.pinned), 1):
-        if rank <= least:
+    least, rank = max(1, keep or 1), 0
+    # One without a table pushes none out that has some: it may be what an accident left.
+    filled = [b for b in dated if b.facts.get("tables") != 0] or dated
+    for each in (b for b in dated if not b.pinned):
+        rank += each in filled
+        if rank <= least - (each not in filled):
             kept.append((each, f"among the newest {least}"))
         elif days is not None and dated[0].created_at - each.created_at < timedelta(days=days):
             kept.append((each, f"younger than {days} days"))

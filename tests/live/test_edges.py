@@ -494,6 +494,44 @@ def test_a_table_that_this_user_may_not_read_is_named(shop_17: Server, project: 
     assert "permission denied for table item" in ended.last
 
 
+# -- a tar that is cut short, and programs that would outlive an interrupt ------------------
+
+
+def test_a_tar_that_is_cut_short_is_damaged(shop_17: Server, project: Path) -> None:
+    shop_17.sql("CREATE TABLE long AS SELECT md5(n::text) FROM generate_series(1, 3000) n")
+    whole = raw_dump(shop_17, "-Ft")
+    for length in (len(whole) // 2, len(whole) - 20_000):
+        (project / "cut.tar").write_bytes(whole[:length])
+        for task in ("db.verify", "db.restore"):
+            more = ["--into", "other"] if task == "db.restore" else []
+            ended = invoke(project, task, "--backup", "./cut.tar", *more, env=shop_17.environment())
+            assert ended.status == 6, ended.err
+    (project / "whole.tar").write_bytes(whole)
+    dbops.restore(str(project / "whole.tar"), settings_for(shop_17, project))
+    assert shop_17.sql("SELECT count(*) FROM long") == "3000"
+
+
+def test_an_interrupt_leaves_no_program_in_the_container(shop_17: Server, project: Path) -> None:
+    """pg_restore that only reads a file has no session in the server."""
+    shop_17.sql("CREATE TABLE long AS SELECT n, md5(n::text) FROM generate_series(1, 600000) n")
+    settings = settings_for(shop_17, project)
+    made = dbops.backup(settings)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "invoke", "db.verify", "--backup", made.name],
+        cwd=project,
+        env=environment(**shop_17.environment()),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    look = ["sh", "-c", "grep -ls 'pg_restor[e]' /proc/[0-9]*/cmdline || true"]
+    wait_for(lambda: shop_17.run(*look) != "")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) in (0, 130)
+    wait_for(lambda: shop_17.run(*look) == "", 5)
+    assert shop_17.leftovers() == []
+
+
 # -- two at once --------------------------------------------------------------------------
 
 

@@ -222,7 +222,9 @@ DEFINERS = """SELECT json_agg(p.oid::regprocedure::text) FROM pg_proc p, pg_role
 ANALYZE = """\\set ON_ERROR_STOP off
 SELECT format('ANALYZE %I.%I', n.nspname, c.relname)
   FROM (SELECT c.*, row_number() OVER (ORDER BY pg_relation_size(c.oid) DESC, c.oid) AS place
-        FROM pg_class c WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition) c
+        FROM pg_class c WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition
+          -- The catalogs grow meanwhile, and each session would count in another order.
+          AND c.oid >= 16384) c
     JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     AND c.place % :parts = :part

@@ -55,8 +55,9 @@ ASLEEP = 1.0
 
 #: Removes copies that no program in the container is at work on: those of a container
 #: that was killed. The brackets keep grep from finding itself.
+_HEX = "[0-9a-f]" * 8
 SWEEP = (
-    "for f in /tmp/repom-*; do "
+    f"for f in /tmp/repom-{_HEX}-{_HEX} /tmp/repom-{_HEX}-{_HEX}-list; do "
     '[ -e "$f" ] && ! grep -qs "repo[m]-${f#/tmp/repom-}" /proc/[0-9]*/cmdline && rm -rf "$f"; '
     "done 2>/dev/null; "
 )

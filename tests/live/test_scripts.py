@@ -34,7 +34,8 @@ SELECT 'role', rolname, rolsuper, rolcreatedb, rolcreaterole, rolcanlogin, rolby
   FROM pg_roles ORDER BY 2;
 SELECT 'member', roleid::regrole, member::regrole FROM pg_auth_members ORDER BY 2, 3;
 SELECT 'database', datname, datdba::regrole, (SELECT array_agg(a::text ORDER BY a::text)
-    FROM unnest(coalesce(datacl, acldefault('d', datdba))) a), datconnlimit, datallowconn, datistemplate
+    FROM unnest(coalesce(datacl, acldefault('d', datdba))) a),
+    datconnlimit, datallowconn, datistemplate
   FROM pg_database WHERE datname !~ '^repom_undo_' ORDER BY 2;
 SELECT 'setting', d.datname, setrole, setconfig FROM pg_db_role_setting s
   LEFT JOIN pg_database d ON d.oid = s.setdatabase ORDER BY 2, 3;

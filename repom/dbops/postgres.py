@@ -174,10 +174,18 @@ class Postgres:
         """
         if archive.is_archive:
             self.survey()
-            self.client.run_on_file(script_argv(owner=True, to="/dev/null"), archive.path)
+            self._run_offline(script_argv(owner=True, to="/dev/null"), archive)
         else:
             for _piece in script.for_psql(archive.blocks(), restricts=True):
                 pass
+
+    def _run_offline(self, argv: list[str], archive: Archive, **how: Any) -> None:
+        """Run a program that reads the file alone: it has no session that could be ended."""
+        try:
+            self.client.run_on_file(argv, archive.path, **how)
+        except BaseException:
+            self.runner.end(self.session, ABORTING)
+            raise
 
     # -- load ---------------------------------------------------------------------------
 
@@ -423,7 +431,7 @@ class Postgres:
             return
         with tempfile.TemporaryFile(prefix="repom-") as file:
             how: dict[str, Any] = {"stdout": file, "listing": self._listing(archive)}
-            self.client.run_on_file(script_argv(owner=owner), archive.path, **how)
+            self._run_offline(script_argv(owner=owner), archive, **how)
             file.seek(0)
             yield iter(lambda: file.read(BLOCK), b"")
 
@@ -534,7 +542,6 @@ class Postgres:
             spared = str(self._held.pid if self._held else 0)
             how: dict[str, Any] = {"session": session, "spared": spared, "timeout": ABORTING}
             self.client.query(queries.ABORT, self._maintenance, **how)
-        self.runner.end(session, ABORTING)
 
     @property
     def session(self) -> str:

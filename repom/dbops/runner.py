@@ -457,6 +457,7 @@ class DockerRunner(HostRunner):
         reads a file there has no session in the server that could be ended instead.
 
         :param session: a part of the name of that file, ``repom-<8 hex>``.
+        :param seconds: to wait for their end.
         """
         # The brackets keep grep, and this shell, from finding themselves.
         pattern = session.replace("repom", "repo[m]", 1)
@@ -464,8 +465,8 @@ class DockerRunner(HostRunner):
             f"for p in /proc/[0-9]*; do grep -qs '{pattern}' $p/cmdline && "
             "kill ${p#/proc/}; done 2>/dev/null; true"
         )
-        with suppress(RepomError):
-            self.run(["sh", "-c", script], warn=True, timeout=seconds)
+        with suppress(RepomError, subprocess.TimeoutExpired):  # it goes on by itself
+            self.open(["sh", "-c", script], {}).wait(seconds)
 
     def _run_on_folder(self, argv: Sequence[str], path: Path, **how: Any) -> Result:
         """The same for a directory that `pg_dump --format=directory` made."""

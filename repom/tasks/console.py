@@ -29,7 +29,7 @@ log = logging.getLogger("repom")
 DEFAULTS = {"repom": dict.fromkeys(KEYS)}
 
 #: Seconds that cleaning up after a signal may take.
-PATIENCE = 2.0
+PATIENCE = 1.8
 
 #: How a user starts tasks: what the console script says, else what this process is called.
 PROGRAMS = (PROGRAM, "inv", "invoke")

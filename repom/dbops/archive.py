@@ -29,6 +29,8 @@ GZIP = b"\x1f\x8b"
 ZSTD = b"\x28\xb5\x2f\xfd"
 CUSTOM = b"PGDMP"
 SQLITE = b"SQLite format 3\x00"
+#: How the script begins that SQLite's shell writes for .dump.
+_SQLITE = re.compile(rb"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*PRAGMA\s+\w+\s*=", re.I | re.S)
 HEAD = 1 << 16  # bytes that are enough to tell
 FLOOR = 1 << 28  # bytes of a disk that stay free
 STAGED = "repom-stdin-"  # how folders with a copy of standard input are called
@@ -207,9 +209,8 @@ def _directory(path: Path) -> Archive:
 
 
 def looks_like_sqlite(head: bytes) -> bool:
-    """Whether it begins as the SQL that ``.dump`` of SQLite's shell writes."""
-    start = rb"\s*(?:/\*.*?\*/\s*)*PRAGMA foreign_keys\s*=\s*OFF;\s*BEGIN TRANSACTION;"
-    return bool(re.match(start, head.removeprefix(b"\xef\xbb\xbf"), re.I | re.S))
+    """Whether a script that begins so was written by SQLite's ``.dump``."""
+    return bool(_SQLITE.match(head.removeprefix(b"\xef\xbb\xbf")))
 
 
 @contextmanager

@@ -39,8 +39,6 @@ _TRAILER = b"-- PostgreSQL database dump complete"
 _CLUSTER = b"-- PostgreSQL database cluster dump"
 _RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)")
 _COMMAND = re.compile(rb"\\[A-Za-z_.!?;:]*")
-#: How the script begins that SQLite's shell writes for .dump.
-_SQLITE = re.compile(rb"\s*(?:--[^\n]*\n\s*)*PRAGMA\s+\w+\s*=", re.I)
 
 
 def for_psql(
@@ -69,11 +67,6 @@ def for_psql(
             size, gathered = 0, []
     if size:
         yield b"".join(gathered)
-
-
-def looks_like_sqlite(head: bytes) -> bool:
-    """Whether a script that begins so was written by SQLite's ``.dump``."""
-    return bool(_SQLITE.match(head.removeprefix(lexing.BOM)))
 
 
 class _Sieve:

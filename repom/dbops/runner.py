@@ -62,6 +62,11 @@ SWEEP = (
     "done 2>/dev/null; "
 )
 
+#: Begins a script in the container, where the server is the parent of every orphan, and up
+#: to 17 takes one that a signal ended for a crashed process of its own: it ends all sessions.
+#: So the workers of a killed pg_restore must not die of the pipe to it, but fail.
+CALM = "trap '' PIPE; "
+
 Stdin = BinaryIO | Iterable[bytes] | None
 #: Asked when a program has been silent for `STALL` seconds: why it must end, or nothing.
 Watch = Callable[[], str]
@@ -440,7 +445,8 @@ class DockerRunner(HostRunner):
         first = f"dd bs=1 count={len(listing)} of={inside}-list 2>/dev/null; " if listing else ""
         argv = [*argv, f"--use-list={inside}-list"] if listing else argv
         script = (
-            f"trap 'rm -f {inside} {inside}-list' EXIT; trap 'exit 143' HUP INT TERM; umask 077; "
+            f"{CALM}trap 'rm -f {inside} {inside}-list' EXIT; "
+            "trap 'exit 143' HUP INT TERM; umask 077; "
             f"{SWEEP}{first}"
             f"cat >{inside} || exit 74; "
             f"[ $(wc -c <{inside}) -eq $0 ] || {{ echo 'the copy is incomplete' >&2; exit 74; }}; "
@@ -473,7 +479,7 @@ class DockerRunner(HostRunner):
         inside = f"/tmp/{self.session}-{secrets.token_hex(4)}"
         size = sum(member.stat().st_size for member in path.iterdir())
         script = (
-            f"trap 'rm -rf {inside}' EXIT; trap 'exit 143' HUP INT TERM; umask 077; "
+            f"{CALM}trap 'rm -rf {inside}' EXIT; trap 'exit 143' HUP INT TERM; umask 077; "
             f"{SWEEP}"
             f"mkdir {inside} && tar -xf - -C {inside} || exit 74; "
             f"[ $(cat {inside}/* | wc -c) -eq $0 ] || "

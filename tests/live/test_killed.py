@@ -77,7 +77,7 @@ def kill(server: Server, what: str) -> None:
 def test_one_part_is_killed_in_the_middle(busy: tuple[Server, Path], verb: str, what: str) -> None:
     server, project = busy
     env = server.environment(REPOM_UNDO_KEEP="0")
-    before = server.sql(COUNT)
+    before, crashed = server.sql(COUNT), crashes(server)
     stored = sorted(p.name for p in (project / "backups").glob("*.dump*"))
     task = ["db.backup"] if verb == "backup" else ["db.restore", "--latest", "--yes"]
     killer = Thread(target=kill, args=(server, what))
@@ -86,6 +86,8 @@ def test_one_part_is_killed_in_the_middle(busy: tuple[Server, Path], verb: str, 
     killer.join()
     answering(server)
 
+    # An orphan of repom's in the container is a child of the server.
+    assert crashes(server) == crashed + (what == "server process killed")
     assert ended.status in (1, 3), ended.err
     assert ended.out == ""
     assert len(ended.err.strip().splitlines()) == 2, ended.err  # with "Using Docker container"
@@ -94,6 +96,12 @@ def test_one_part_is_killed_in_the_middle(busy: tuple[Server, Path], verb: str, 
     assert invoke(project, *task, env=env).status == 0
     assert server.sql(COUNT) == before
     assert server.leftovers() == []
+
+
+def crashes(server: Server) -> int:
+    """How often the server ended all sessions, since a process of it was killed."""
+    log = subprocess.run(["docker", "logs", server.container], capture_output=True, text=True)
+    return log.stderr.count("terminating any other active server processes")
 
 
 def answering(server: Server) -> None:

@@ -471,8 +471,14 @@ class DockerRunner(HostRunner):
             f"for p in /proc/[0-9]*; do grep -qs '{pattern}' $p/cmdline && "
             "kill ${p#/proc/}; done 2>/dev/null; true"
         )
-        with suppress(RepomError, subprocess.TimeoutExpired):  # it goes on by itself
-            self.open(["sh", "-c", script], {}).wait(seconds)
+        with (
+            suppress(RepomError, subprocess.TimeoutExpired),  # it goes on by itself
+            self.open(["sh", "-c", script], {}) as process,
+        ):
+            try:
+                process.communicate(timeout=seconds)
+            finally:
+                process.kill()
 
     def _run_on_folder(self, argv: Sequence[str], path: Path, **how: Any) -> Result:
         """The same for a directory that `pg_dump --format=directory` made."""

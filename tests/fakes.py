@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
-from repom.dbops.runner import HostRunner, Stdin, Watch
+from repom.runners.host import HostRunner
+from repom.runners.process import Stdin, Watch
 from tests import requires
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from repom.address import Address, is_host
+from repom.settings.address import Address, is_host
 
 LOOPBACK = (
     *("localhost", "LocalHost", "127.0.0.1", "127.255.0.9", "::1", "[::1]", "::1%lo"),

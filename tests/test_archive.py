@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from repom.dbops.archive import Archive, compressor, major, recognise
+from repom.dbops.archive.archive import Archive, major, recognise
+from repom.dbops.archive.codecs import compressor
 from repom.errors import Damaged, NotFound, Refused, RepomError
 
 if sys.version_info >= (3, 14):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from repom.dbops.client import Client, free_bytes
-from repom.dbops.commands import (
+from repom.dbops.postgres.client import Client, free_bytes
+from repom.dbops.postgres.commands import (
     ARCHIVE_FORMATS,
     RESTRICT_SINCE,
     Login,
@@ -19,9 +19,9 @@ from repom.dbops.commands import (
     restricts,
     script_argv,
 )
-from repom.dbops.postgres import Postgres, gate, gated_argv
-from repom.dbops.runner import HostRunner
+from repom.dbops.postgres.postgres import Postgres, gate, gated_argv
 from repom.errors import CommandFailed, Refused
+from repom.runners.host import HostRunner
 from tests import requires
 from tests.fakes import Answer, FakeRunner
 

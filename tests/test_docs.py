@@ -8,7 +8,7 @@ import pytest
 from invoke import Task
 
 from repom import __version__, dbops
-from repom.settings import OPTIONS
+from repom.settings.sources import OPTIONS
 from repom.tasks import ns
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from repom.dotenv import read_dotenv
 from repom.errors import SettingsError
+from repom.settings.dotenv import read_dotenv
 
 CANARY = "s3cret-c4nary"
 ENVIRON = {"FROM_ENV": "outside", "EMPTY": ""}

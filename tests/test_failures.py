@@ -7,9 +7,8 @@ from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
 from repom import errors
-from repom.dbops.commands import Login
-from repom.dbops.failures import best_line, explain, place, translated
-from repom.dbops.runner import DockerRunner, HostRunner
+from repom.dbops.postgres.commands import Login
+from repom.dbops.postgres.failures import best_line, explain, place, translated
 from repom.errors import (
     CommandFailed,
     Damaged,
@@ -21,6 +20,8 @@ from repom.errors import (
     SettingsError,
     Unreachable,
 )
+from repom.runners.exec import DockerRunner
+from repom.runners.host import HostRunner
 
 CANARY = "s3cret-c4nary"
 LOGIN = Login("shop", "ann", CANARY, "db.example.com", 5433)

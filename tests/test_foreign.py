@@ -15,15 +15,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from repom import dbops
-from repom.dbops import store, upkeep
-from repom.dbops.operations import carry_out, plan_restore
-from repom.dbops.store import Backup, Store, checksum, spelled
+from repom.dbops import upkeep
+from repom.dbops.restore import carry_out, plan_restore
+from repom.dbops.store import names
+from repom.dbops.store.backup import Backup
+from repom.dbops.store.manifest import checksum, spelled
+from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, Damaged, NotFound, Refused, RepomError, SettingsError
 from repom.settings import Settings
 from tests.live.cli import invoke
@@ -260,11 +264,11 @@ def test_a_backup_of_another_length_does_not_count(settings: Settings) -> None:
 @pytest.mark.parametrize("name", ["ф" * 31, "長" * 80, "a" * 240, "d/" * 90 + "x.db"])
 def test_a_long_name_of_a_database_fits_a_file_name(tmp_path: Path, name: str) -> None:
     target = Store(tmp_path / "backups")
-    now = store.datetime.now(store.UTC)
+    now = datetime.now(UTC)
     taken = target.next_name(name, "sqlite", "L" * 40, now)
     other = target.next_name(f"{name}2", "sqlite", "L" * 40, now)
 
-    assert store.NAME.fullmatch(taken)
+    assert names.NAME.fullmatch(taken)
     assert taken != other
     with target.lock(name, "backup"), target.writing(taken) as file:
         Path(f"{file.name}.copy.partial-journal").touch()
@@ -563,7 +567,7 @@ def test_into_what_does_not_exist_asks_nothing(settings: Settings) -> None:
 CONNECTED = """
 from dataclasses import replace
 from repom.tasks import ns
-from repom.dbops.sqlite import Sqlite
+from repom.dbops.sqlite.sqlite import Sqlite
 
 survey = Sqlite.survey
 more = {"sessions": ("psql (ann)", "web (2)"), "notes": ("Owners change.",)}
@@ -619,7 +623,7 @@ def test_only_damage_is_damage(settings: Settings, monkeypatch: pytest.MonkeyPat
     def failing(*_given: object) -> None:
         raise CommandFailed("cat: write error")
 
-    monkeypatch.setattr("repom.dbops.sqlite.Sqlite.read", failing)
+    monkeypatch.setattr("repom.dbops.sqlite.sqlite.Sqlite.read", failing)
     with pytest.raises(CommandFailed) as caught:
         dbops.verify(None, settings)
 

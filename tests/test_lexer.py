@@ -7,8 +7,8 @@ from itertools import groupby
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repom.dbops.lexer import COMMENT, LONGEST, SPACE, Lexer
-from repom.dbops.script import for_psql
+from repom.dbops.archive.lexer import COMMENT, LONGEST, SPACE, Lexer
+from repom.dbops.archive.script import for_psql
 from repom.errors import RepomError
 
 PIECES = [

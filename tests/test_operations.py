@@ -19,9 +19,12 @@ from types import SimpleNamespace
 import pytest
 
 from repom import dbops
-from repom.dbops import copying, store, upkeep
-from repom.dbops.operations import plan_restore, undoable
-from repom.dbops.store import Backup
+from repom.dbops import upkeep
+from repom.dbops.restore import plan_restore
+from repom.dbops.sqlite import copying
+from repom.dbops.store import store
+from repom.dbops.store.backup import Backup
+from repom.dbops.undo import undoable
 from repom.errors import (
     CommandFailed,
     Damaged,
@@ -166,7 +169,7 @@ def test_a_backup_is_made_also_when_the_folder_cannot_be_pruned(
     def failing(*_given: object, **_how: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(store, "prune", failing)
+    monkeypatch.setattr("repom.dbops.store.retention.prune", failing)
 
     assert dbops.backup(settings).counts
     assert "not pruned: Input/output error" in caplog.text
@@ -664,7 +667,7 @@ def test_a_dry_pin_pins_nothing(settings: Settings) -> None:
 
 
 HOLD = """
-import sys; from pathlib import Path; from repom.dbops.store import Store
+import sys; from pathlib import Path; from repom.dbops.store.store import Store
 with Store(Path(sys.argv[1])).lock(sys.argv[2], "backup"):
     print("held", flush=True)
     sys.stdin.read()

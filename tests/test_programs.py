@@ -7,16 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from repom.dbops import programs
-from repom.dbops.programs import (
-    fitting,
-    folders,
-    install_hint,
-    installed,
-    newest,
-    version_num,
-)
 from repom.errors import Unreachable
+from repom.runners import programs
+from repom.runners.programs import fitting, folders, install_hint, installed, newest, version_num
 from tests import requires
 
 FITTING = {

@@ -14,18 +14,11 @@ from typing import Any
 import pytest
 from invoke.exceptions import UnexpectedExit
 
-from repom.dbops import runner
-from repom.dbops.runner import (
-    DockerRunner,
-    HostRunner,
-    Stalled,
-    client_environment,
-    display,
-    exec_argv,
-    is_pumped,
-    popen_options,
-)
 from repom.errors import CommandFailed, Damaged, Unreachable
+from repom.runners import process
+from repom.runners.exec import DockerRunner, exec_argv
+from repom.runners.host import HostRunner
+from repom.runners.process import Stalled, client_environment, display, is_pumped, popen_options
 from tests.fakes import FakeDocker
 
 EVERY_BYTE = bytes(range(256)) * 4096
@@ -230,7 +223,7 @@ def test_after_its_time_a_program_and_its_children_are_killed(tmp_path: Path) ->
 
 INTERRUPTED = """
 import signal, sys
-from repom.dbops.runner import HostRunner
+from repom.runners.host import HostRunner
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 script = "import os, time; print(os.getpid(), flush=True); time.sleep(30)"
 with open("pid", "w+b") as file:
@@ -559,7 +552,7 @@ SILENT = [sys.executable, "-c", "import time; time.sleep(1)"]
 
 
 def test_a_silent_program_is_ended_when_its_watch_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "STALL", 0.1)
+    monkeypatch.setattr(process, "STALL", 0.1)
     begun = time.monotonic()
     with pytest.raises(Stalled, match="ended: nobody answers"):
         argv = [sys.executable, "-c", "import time; time.sleep(30)"]
@@ -571,7 +564,7 @@ def test_a_silent_program_is_ended_when_its_watch_says_why(monkeypatch: pytest.M
 def test_a_silent_program_goes_on_while_its_watch_has_no_objection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "STALL", 0.1)
+    monkeypatch.setattr(process, "STALL", 0.1)
     asked = []
 
     def watch() -> str:
@@ -583,6 +576,6 @@ def test_a_silent_program_goes_on_while_its_watch_has_no_objection(
 
 
 def test_a_question_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "STALL", 0.1)
+    monkeypatch.setattr(process, "STALL", 0.1)
 
     assert HostRunner().run(SILENT).ok

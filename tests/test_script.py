@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from repom.dbops.archive import looks_like_sqlite
-from repom.dbops.script import for_psql
+from repom.dbops.archive.archive import looks_like_sqlite
+from repom.dbops.archive.script import for_psql
 from repom.errors import Damaged, Refused
 
 KEY = b"f00Key"

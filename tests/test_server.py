@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from repom import cluster, credentials, server
-from repom import docker as engine
-from repom.dbops import container
-from repom.dbops.container import PROJECT_LABEL, Container
-from repom.dotenv import read_dotenv
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
+from repom.runners import discover, engine
+from repom.runners.discover import PROJECT_LABEL, Container
+from repom.server import cluster, containers, credentials, server
 from repom.settings import Settings
+from repom.settings.dotenv import read_dotenv
 from repom.tasks.postgres import table
 from tests.fakes import FakeDocker, inspected
 
@@ -27,7 +26,7 @@ SHOP = Settings(project=PROJECT, backend="postgresql", database="shop", user="me
 
 
 def test_create_argv() -> None:
-    argv = engine.create_argv("db", PROJECT, "postgres:17", "/var/lib/postgresql/data", 5433)
+    argv = containers.create_argv("db", PROJECT, "postgres:17", "/var/lib/postgresql/data", 5433)
     assert argv == [
         *("create", "--name", "db", "--label", f"repom.project={PROJECT}"),
         *("--shm-size", "256m", "--volume", "db_data:/var/lib/postgresql/data"),
@@ -38,7 +37,7 @@ def test_create_argv() -> None:
 
 
 def test_compose_argv() -> None:
-    argv = container.compose_argv(PROJECT, "up", "-d", "db")
+    argv = engine.compose_argv(PROJECT, "up", "-d", "db")
     assert argv == ["compose", "--project-directory", str(PROJECT), "up", "-d", "db"]
 
 
@@ -73,7 +72,7 @@ def test_compose_argv() -> None:
     ],
 )
 def test_data_mount(pgdata: str, mounts: list[str], expected: str) -> None:
-    assert engine.data_mount({"PGDATA": pgdata}, mounts) == expected
+    assert containers.data_mount({"PGDATA": pgdata}, mounts) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_data_mount(pgdata: str, mounts: list[str], expected: str) -> None:
     ],
 )
 def test_versions(looked: str, expected: object) -> None:
-    assert engine.versions(looked) == expected
+    assert containers.versions(looked) == expected
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_versions(looked: str, expected: object) -> None:
     ],
 )
 def test_failure(said: str, kind: type[Exception], message: str) -> None:
-    error = engine.failure(said)
+    error = containers.failure(said)
     assert type(error) is kind
     assert error.message == message
 
@@ -152,8 +151,8 @@ def test_check_port(platform: str) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(Refused, match=f"Port {port} on this machine is taken"):
-            engine.check_port(port, platform)
-    engine.check_port(port, platform)
+            containers.check_port(port, platform)
+    containers.check_port(port, platform)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +165,7 @@ def test_check_port(platform: str) -> None:
     ],
 )
 def test_owner(labels: dict[str, str], expected: str) -> None:
-    assert container.owner(labels, PROJECT) == expected
+    assert discover.owner(labels, PROJECT) == expected
 
 
 OURS, THEIRS = {PROJECT_LABEL: str(PROJECT)}, {PROJECT_LABEL: "/elsewhere"}
@@ -206,7 +205,7 @@ def test_which_volumes_were_made_for_the_project(
     volume: str, labels: dict[str, str], of_container: dict[str, str], expected: bool
 ) -> None:
     found = Container("db", "exited", "id", labels=of_container)
-    assert engine.made_for(PROJECT, volume, labels, found) is expected
+    assert containers.made_for(PROJECT, volume, labels, found) is expected
 
 
 NOT_TOLD = {
@@ -225,7 +224,7 @@ def test_an_engine_that_does_not_tell_is_not_an_absence(
     docker.answers("image inspect", '[{"Config": {}}]')
     settings = replace(SHOP, project=tmp_path, docker=docker.program)
     with pytest.raises(Unreachable, match="does not answer") as caught:
-        engine.create(replace(settings, container="shop"))
+        containers.create(replace(settings, container="shop"))
     assert "\n" not in str(caught.value)
     assert "docker info" in caught.value.hint
     assert [each.split()[:2] for each in docker.calls] == [
@@ -238,7 +237,7 @@ def test_an_engine_that_does_not_tell_is_not_an_absence(
 def test_a_program_that_is_no_engine_tells_nothing(docker: FakeDocker, answer: str) -> None:
     docker.answers("volume inspect", answer)
     with pytest.raises(Unreachable, match="unexpected output"):
-        engine.details(docker.program, "volume", "shop_data")
+        containers.details(docker.program, "volume", "shop_data")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +251,7 @@ def test_a_program_that_is_no_engine_tells_nothing(docker: FakeDocker, answer: s
 )
 def test_what_there_is_not_is_nothing(docker: FakeDocker, said: str) -> None:
     docker.answers("volume inspect", "[]\n", said, status=1)
-    assert engine.details(docker.program, "volume", "shop_data") == {}
+    assert containers.details(docker.program, "volume", "shop_data") == {}
 
 
 @pytest.mark.parametrize("said", NOT_TOLD.values(), ids=list(NOT_TOLD))
@@ -287,7 +286,7 @@ def test_engine_without_a_filter_for_ports_can_start(docker: FakeDocker, tmp_pat
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     known = replace(SHOP, project=tmp_path, docker=docker.program)
-    engine.create(replace(known, container="shop", port=port))
+    containers.create(replace(known, container="shop", port=port))
     assert docker.calls[-1] == "start shop"
 
 
@@ -324,9 +323,9 @@ def test_data_on_another_machine_are_kept(docker: FakeDocker, tmp_path: Path) ->
 def test_whose_container_may_be_ended(labels: dict[str, str], refused: bool) -> None:
     found = Container("db", "exited", "id", labels=labels)
     if not refused:
-        return container.check_ours(found, PROJECT)
+        return discover.check_ours(found, PROJECT)
     with pytest.raises(Refused, match="belongs to the") as caught:
-        container.check_ours(found, PROJECT)
+        discover.check_ours(found, PROJECT)
     assert caught.value.message.isprintable()
     return None
 
@@ -337,7 +336,7 @@ def test_a_neighbours_private_folder_is_there(unprivileged: Path, moved: bool) -
     private.mkdir(mode=0o000)
     found = Container("db", "running", "id", labels={PROJECT_LABEL: str(private / "shop")})
     with pytest.raises(Refused, match="belongs to the project in"):
-        container.check_owner(found, PROJECT, moved=moved)
+        discover.check_owner(found, PROJECT, moved=moved)
 
 
 # Which server

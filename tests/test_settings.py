@@ -12,7 +12,8 @@ import pytest
 from invoke import Config
 
 from repom.errors import SettingsError
-from repom.settings import KEYS, OPTIONS, Settings, find_project
+from repom.settings import Settings, find_project
+from repom.settings.sources import KEYS, OPTIONS
 from repom.tasks.console import DEFAULTS
 
 CANARY = "s3cret-c4nary"

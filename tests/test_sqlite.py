@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from repom.dbops import copying, home, operations, sqlite
-from repom.dbops.archive import recognise
+from repom import dbops
+from repom.dbops.archive.archive import recognise
 from repom.dbops.files import create_private
-from repom.dbops.sqlite import Sqlite
+from repom.dbops.sqlite import copying, home, sqlite
+from repom.dbops.sqlite.sqlite import Sqlite
 from repom.errors import CommandFailed, Damaged, NotFound, Refused
 from repom.settings import Settings
 from tests import requires
@@ -489,17 +490,17 @@ LOCKS = {
 def test_a_locked_file_is_refused_and_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, held: list[str]
 ) -> None:
-    monkeypatch.setattr("repom.dbops.copying.PATIENCE", 0.3)
+    monkeypatch.setattr("repom.dbops.sqlite.copying.PATIENCE", 0.3)
     settings = Settings(tmp_path, "sqlite", "shop.db", backup_dir=tmp_path / "backups")
     path = build(tmp_path / "shop.db", mode=mode)
-    made = operations.backup(settings)
+    made = dbops.backup(settings)
     change(path, "DELETE FROM artist WHERE id > 10")
     before = content(path)
     with writer(path) as run:
         for statement in held:
             run(statement)
         with pytest.raises(Refused, match="locked") as caught:
-            operations.restore(made, settings)
+            dbops.restore(made, settings)
 
     assert 5 == caught.value.exit_status
     assert before == content(path)
@@ -579,12 +580,12 @@ def test_a_restore_into_a_read_only_file_says_so_and_changes_nothing(unprivilege
     settings = Settings(
         unprivileged, "sqlite", "shop.db", backup_dir=unprivileged / "backups", undo_keep=1
     )
-    made = operations.backup(settings)
+    made = dbops.backup(settings)
     before = change(path)
     path.chmod(0o400)
 
     with pytest.raises(CommandFailed, match=r"shop.db.*(read-?only|permission)"):
-        operations.restore(made, settings)
+        dbops.restore(made, settings)
     assert before == content(path)
     assert [] == left(unprivileged)
 
@@ -596,15 +597,15 @@ def test_a_restore_into_a_read_only_folder_says_so_and_changes_nothing(
     (unprivileged / "data").mkdir()
     path = build(unprivileged / "data/shop.db")
     settings = Settings(unprivileged, "sqlite", "data/shop.db", backup_dir=unprivileged / "b")
-    made = operations.backup(settings)
+    made = dbops.backup(settings)
     if not earlier:
         shutil.rmtree(path.parent / ".repom")
     before = change(path)
     path.parent.chmod(0o500)
 
     with pytest.raises(CommandFailed, match=r"data.*write to .*folder"):
-        operations.restore(made, settings)
-    assert recognise(operations.backup(settings).path).kind == "sqlite"
+        dbops.restore(made, settings)
+    assert recognise(dbops.backup(settings).path).kind == "sqlite"
     path.parent.chmod(0o700)
     assert before == content(path)
     assert [] == left(path.parent)
@@ -803,9 +804,9 @@ def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     build(tmp_path / "real.db")
     (tmp_path / "link.db").symlink_to("real.db")
     settings = Settings(tmp_path, "sqlite", "link.db", backup_dir=tmp_path / "backups")
-    made = operations.backup(settings)
+    made = dbops.backup(settings)
     change(tmp_path / "real.db")
-    operations.restore(made, settings)
+    dbops.restore(made, settings)
 
     assert (tmp_path / "link.db").is_symlink()
     assert any("Ärtist" in line for line in content(tmp_path / "real.db"))

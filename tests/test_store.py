@@ -17,19 +17,13 @@ from typing import BinaryIO
 
 import pytest
 
-from repom.dbops import store
 from repom.dbops.files import remove
-from repom.dbops.store import (
-    Backup,
-    Store,
-    check,
-    checksum,
-    encoded,
-    guess,
-    plan_prune,
-    read,
-    spelled,
-)
+from repom.dbops.store import backup
+from repom.dbops.store.backup import Backup
+from repom.dbops.store.manifest import check, checksum, guess, read, spelled
+from repom.dbops.store.names import encoded
+from repom.dbops.store.retention import plan_prune
+from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, Damaged, NotFound, Refused, SettingsError
 from tests import requires
 
@@ -167,8 +161,8 @@ def test_files_that_repom_could_not_have_named_are_not_seen_and_not_touched(targ
         (target.folder / name).write_bytes(b"theirs")
     make(target, when=NOW)
     newest = make(target, when=NOW + timedelta(seconds=1))
-    for backup, _reason in plan_prune(target.backups(), keep=1).deleted:
-        target.delete(backup)
+    for gone, _reason in plan_prune(target.backups(), keep=1).deleted:
+        target.delete(gone)
 
     assert [newest.name] == [b.name for b in target.backups()]
     assert {*FOREIGN, newest.name, newest.manifest.name} == names(target)
@@ -362,7 +356,7 @@ def test_a_renamed_backup_keeps_its_manifest_if_that_goes_along(target: Store) -
     made = make(target)
     other = made.path.with_name("mailed.dump")
     made.path.rename(other)
-    made.manifest.rename(store.manifest_of(other))
+    made.manifest.rename(backup.manifest_of(other))
 
     found = target.find(str(other))
 
@@ -547,7 +541,7 @@ def test_a_backup_that_cannot_be_deleted_stays_one(
             raise PermissionError(1, "Operation not permitted")
         remove(path)
 
-    monkeypatch.setattr(store, "remove", refused)
+    monkeypatch.setattr("repom.dbops.store.store.remove", refused)
     with pytest.raises(CommandFailed):
         target.delete(made)
 
@@ -616,7 +610,7 @@ def test_sweeping_a_store_that_is_not_there_makes_none(target: Store) -> None:
 
 
 HOLD = """
-import sys; from pathlib import Path; from repom.dbops.store import Store
+import sys; from pathlib import Path; from repom.dbops.store.store import Store
 with Store(Path(sys.argv[1])).lock(sys.argv[2], "backup"):
     print("held", flush=True)
     sys.stdin.read()

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from repom.errors import SettingsError
-from repom.url import PASSED, Url, parse
+from repom.settings.url import PASSED, Url, parse
 from tests.test_settings import POSTGRESQL
 
 CANARY = "s3cretc4nary"

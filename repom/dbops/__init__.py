@@ -3,9 +3,13 @@
 Messages for people go to the logger ``repom``.
 """
 
-from .operations import Restored, backup, restore, undo
-from .store import Backup, Pruned
-from .upkeep import Verified, list_backups, pin, prune, verify
+from repom.dbops.backup import backup
+from repom.dbops.restore import Restored, restore
+from repom.dbops.store.backup import Backup
+from repom.dbops.store.retention import Pruned
+from repom.dbops.undo import undo
+from repom.dbops.upkeep import list_backups, pin, prune
+from repom.dbops.verify import Verified, verify
 
 __all__ = [
     "Backup",

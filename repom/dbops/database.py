@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, BinaryIO, Protocol
 
-from .archive import Archive
+from repom.dbops.archive.archive import Archive
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,32 @@
-"""Looking after the store: list, verify, drill, prune and pin."""
+"""The use cases: backup, restore, undo, verify and prune, in the order of their steps."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CommandFailed, Damaged, NotFound, Refused, Unreachable
-from ..settings import Settings, whole_number
-from . import store, work
-from .archive import Archive
-from .operations import find, proven_facts
-from .store import Backup, Pruned, ReadOnlyStore, Store
-from .work import identity, open_database, since
+from repom.dbops.store.backup import Backup
+from repom.dbops.store.retention import Pruned
+from repom.dbops.store.store import Store
+from repom.errors import CommandFailed, NotFound, Refused, Unreachable
+from repom.settings import Settings
+from repom.settings.values import whole_number
+
+from . import work
+from .restore import find
+from .store import manifest, retention
+from .work import identity, open_database
 
 log = logging.getLogger("repom")
 
 
-@dataclass(frozen=True)
-class Verified:
-    """What `verify` found.
-
-    :param verified: the checks that the backup passed: complete, sha256, archive, drill.
-    :param problems: why it failed the others; none when it is good.
-    :param rows: rows per table that a drill restored.
-    :param hint: what to do about the problems.
-    """
-
-    name: str
-    verified: tuple[str, ...]
-    problems: tuple[str, ...] = ()
-    rows: dict[str, int] = field(default_factory=dict)
-    hint: str = ""
+def shell(settings: Settings) -> int:
+    """A shell on the database, on this terminal; returns its exit status."""
+    return open_database(settings, "psql").shell()
 
 
 def list_backups(settings: Settings | None = None) -> list[Backup]:
@@ -55,104 +46,6 @@ def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -
     target = Store(settings.backup_dir)
     system = lambda: work.system_of(replace(settings, dry=False))  # noqa: E731
     return target.latest(identity(settings), settings.project, system)
-
-
-def verify(
-    backup: str | Path | Backup | None = None,
-    settings: Settings | None = None,
-    *,
-    drill: bool = False,
-) -> Verified:
-    """Compare a backup with its manifest, read its archive to the end, and with `drill`
-    restore it for real into a scratch database that is dropped again.
-
-    What it passed is recorded in the manifest, if there is one; a damaged one no longer
-    counts for ``--latest`` and prune.
-
-    :param backup: a name, a path or a `Backup`; without, the newest proven one.
-    """
-    settings = settings or Settings.load()
-    source = find_backup(settings, backup)
-    started = time.monotonic()
-    try:
-        passed, rows = _examined(settings, source, drill)
-    except Damaged as error:  # any other failure says nothing of the backup
-        _record(settings, source, [], {}, 0.0)
-        return Verified(source.name, (), (error.message,), hint=error.hint)
-    _record(settings, source, passed, rows, since(started))
-    return Verified(source.name, tuple(passed), (), rows)
-
-
-def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str], dict[str, int]]:
-    """The checks that a backup passes, and the rows that a drill restored."""
-    passed = ["complete", "sha256"] if source.counts else []
-    archive = work.examined(source)
-    if settings.dry:
-        log.info("Would read %s to its end", source.path)
-        if drill:
-            log.info("Would restore it into a scratch database, and drop that again")
-        return passed, {}
-    if _read(settings, archive):
-        passed.append("archive")
-    if not drill:
-        return passed, {}
-    return [*passed, "drill"], _drill(settings, source, archive)
-
-
-def _read(settings: Settings, archive: Archive) -> bool:
-    """Whether the archive could be read; the checksum can be checked without a server."""
-    try:
-        tool = "pg_restore" if archive.is_archive else "psql"
-        open_database(_for_backend(settings, archive), tool).read(archive)
-        return True
-    except (Unreachable, Refused) as error:
-        log.warning("The archive was not read to its end: %s", error.message)
-        return False
-
-
-def _for_backend(settings: Settings, archive: Archive) -> Settings:
-    """A backup of SQLite is read by SQLite, whatever the project's database is."""
-    if archive.backend == "sqlite" and settings.backend != "sqlite":
-        return replace(settings, backend="sqlite", database="unused.sqlite3")
-    if archive.backend != settings.backend:
-        raise Refused(
-            f"{archive.path.name} is a backup of PostgreSQL, and the database is SQLite",
-            "Set DATABASE_URL to a PostgreSQL server that can read it",
-        )
-    return settings
-
-
-def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, int]:
-    database = open_database(_for_backend(settings, archive), "pg_restore")
-    work.check_server(settings, database, database.survey().system_identifier)
-    with work.on(settings, database, "drill"):
-        database.survey()
-        archive.check_unchanged()
-        facts = proven_facts(source)
-        scratch = database.load(archive, facts, owner=False, replacing=False)
-        try:
-            return database.rows(scratch)
-        finally:
-            database.discard(scratch)
-
-
-def _record(
-    settings: Settings, source: Backup, passed: list[str], rows: dict[str, int], seconds: float
-) -> None:
-    """Write down what a backup passed; one that passed nothing no longer counts."""
-    if not source.counts or settings.dry:
-        return
-    target = Store(source.path.parent)
-    try:
-        with target.lock(source.database, "verify", wait=10):
-            now = store.read(source.path)  # somebody may have pinned it meanwhile
-            facts = dict(now.facts)
-            if rows:
-                facts["drill"] = {"rows": rows, "duration_s": seconds}
-            verified = tuple(dict.fromkeys([*now.verified, *passed])) if passed else ()
-            target.update(replace(now, verified=verified, facts=facts))
-    except ReadOnlyStore:
-        log.info("Not recorded: %s cannot be written to", target.folder)
 
 
 def prune(
@@ -181,12 +74,12 @@ def prune(
         proven = [b for b in target.backups(which) if b.counts]
         likes = _likes(proven, settings, system, all_servers)
         if not likes:
-            return Pruned(tuple((b, store.FROM_ELSEWHERE) for b in proven), ())
+            return Pruned(tuple((b, retention.FROM_ELSEWHERE) for b in proven), ())
         how: dict[str, Any] = {"keep": settings.keep, "days": days, "thorough": True}
         how |= {"like": likes[0], "more": likes[1:]}
         if confirmed is not None:
-            _check_confirmed(store.prune(target, which, dry=True, **how), confirmed)
-        return store.prune(target, which, dry=settings.dry, **how)
+            _check_confirmed(retention.prune(target, which, dry=True, **how), confirmed)
+        return retention.prune(target, which, dry=settings.dry, **how)
 
 
 def _likes(
@@ -240,4 +133,4 @@ def pin(
         return replace(source, pinned=not off)
     target = Store(source.path.parent)
     with target.lock(source.database, "pin", wait=10):
-        return target.update(replace(store.read(source.path), pinned=not off))
+        return target.update(replace(manifest.read(source.path), pinned=not off))

@@ -9,15 +9,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ..errors import NotFound, Refused, RepomError, SettingsError, Unreachable, advice
-from ..settings import Settings
-from . import container, store
-from .archive import Archive, recognise, stamp_of
-from .commands import Login
+from repom.dbops.archive.archive import Archive, recognise, stamp_of
+from repom.dbops.postgres.commands import Login
+from repom.dbops.postgres.postgres import Postgres
+from repom.dbops.sqlite.sqlite import Sqlite
+from repom.dbops.store.backup import Backup, Identity
+from repom.dbops.store.storage import ReadOnlyStore
+from repom.dbops.store.store import Store
+from repom.errors import NotFound, Refused, RepomError, SettingsError, Unreachable, advice
+from repom.runners import choose, engine
+from repom.settings import Settings
+
 from .database import Database, Survey
-from .postgres import Postgres
-from .sqlite import Sqlite
-from .store import Backup, Identity, ReadOnlyStore, Store
+from .store import manifest
 
 log = logging.getLogger("repom")
 
@@ -32,7 +36,7 @@ def open_database(settings: Settings, tool: str) -> Database:
     """
     if settings.backend == "sqlite":
         return Sqlite(settings.sqlite_path, settings.database)
-    runner = container.choose(
+    runner = choose.choose(
         via=settings.via,
         docker=settings.docker,
         name=settings.container,
@@ -68,14 +72,14 @@ def engine_of(settings: Settings, database: Database, remote: bool) -> str:
         own host or by the engine's.
     :raises Refused: it is on another machine, and that was not allowed.
     """
-    engine = container.endpoint(settings.docker) if database.via == "docker" else ""
-    remote_engine = engine if container.is_remote(engine) else None
+    endpoint = engine.endpoint(settings.docker) if database.via == "docker" else ""
+    remote_engine = endpoint if engine.is_remote(endpoint) else None
     elsewhere = settings.remote_from(database.via) or remote_engine
     if elsewhere and not remote:
         raise Refused(
             f"{database.name} is on another machine ({elsewhere})", "Pass --remote to allow it"
         )
-    return engine
+    return endpoint
 
 
 # -- the right server ---------------------------------------------------------------------
@@ -162,7 +166,7 @@ def examined(backup: Backup) -> Archive:
     :raises Refused: it changed meanwhile, or is not restored from here.
     """
     stamp = stamp_of(backup.path)
-    store.check(backup)
+    manifest.check(backup)
     archive = recognise(backup.path)
     if archive.stamp != stamp:
         raise Refused(f"{backup.name} changed while it was read", "Run the command again")

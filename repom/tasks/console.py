@@ -19,8 +19,9 @@ from typing import Any, BinaryIO, TextIO
 from invoke import Exit, Task, task
 from invoke.exceptions import UnexpectedExit
 
-from ..errors import PROGRAM, Advice, Interrupted, Refused, RepomError
-from ..settings import KEYS
+from repom.errors import PROGRAM, Advice, Interrupted, Refused, RepomError
+from repom.settings.sources import KEYS
+
 from .tables import printable
 
 log = logging.getLogger("repom")

@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
-from ..errors import CommandFailed, Damaged, NotFound, Refused, RepomError, SettingsError, advice
-from ..settings import Settings, whole_number
-from .console import (
-    DEFAULTS,
-    ask,
-    command,
-    confirm,
-    is_terminal,
-    run,
-    say,
-    show,
-    standard_input,
+from repom.errors import (
+    CommandFailed,
+    Damaged,
+    NotFound,
+    Refused,
+    RepomError,
+    SettingsError,
+    advice,
 )
+from repom.settings import Settings
+from repom.settings.values import whole_number
+
+from .console import DEFAULTS, ask, command, confirm, is_terminal, run, say, show, standard_input
 from .tables import age, counted, size, table
 
 # The library is imported by the tasks when they run: `invoke --list` need not pay for it.
 if TYPE_CHECKING:
-    from ..dbops.database import Database, Kept
-    from ..dbops.operations import Plan, Restored
-    from ..dbops.store import Backup, Pruned
+    from repom.dbops.database import Database, Kept
+    from repom.dbops.restore import Plan, Restored
+    from repom.dbops.store.backup import Backup
+    from repom.dbops.store.retention import Pruned
 
 
 JSON = "print the result as JSON"
@@ -60,10 +61,10 @@ def backup(
     json: bool = False,
 ) -> None:
     """Write one verified backup of the database, then prune older ones."""
-    from ..dbops import operations
+    from repom import dbops
 
     settings = Settings.load(c.config, format=format, via=via, keep=keep)
-    made = operations.backup(settings, label=label)
+    made = dbops.backup(settings, label=label)
     if settings.dry:
         return
     say(f"Backup created: {made.name} ({size(made.size)}, {made.duration_s:.1f} s)")
@@ -98,7 +99,7 @@ def restore(
     json: bool = False,
 ) -> None:
     """Replace the database by a backup, whole or not at all."""
-    from ..dbops import operations
+    from repom.dbops.restore import carry_out, plan_restore
 
     settings = Settings.load(c.config, via=via, jobs=jobs)
     with _chosen(settings, backup, latest) as chosen:
@@ -106,11 +107,11 @@ def restore(
             say("Nothing was restored")
             return
         how = {"in_place": in_place, "owner": not no_owner, "remote": remote}
-        plan = operations.plan_restore(chosen, settings, into=into, **how)
+        plan = plan_restore(chosen, settings, into=into, **how)
         if not _agreed(plan, yes, piped=backup == "-"):
             say("Nothing was restored")
             return
-        _tell("Restored", operations.carry_out(plan), settings, json)
+        _tell("Restored", carry_out(plan), settings, json)
 
 
 def _agreed(plan: Plan, yes: bool, *, piped: bool) -> bool:
@@ -127,12 +128,13 @@ def _agreed(plan: Plan, yes: bool, *, piped: bool) -> bool:
 
 @contextmanager
 def _chosen(settings: Settings, name: str | None, latest: bool) -> Iterator[Backup | Path | None]:
-    from ..dbops import archive, upkeep
+    from repom.dbops import upkeep
+    from repom.dbops.archive import staging
 
     if name is not None and latest:
         raise SettingsError("Both --backup and --latest were given", "Pass one of them")
     if name == "-":
-        with archive.staged(standard_input()) as path:
+        with staging.staged(standard_input()) as path:
             yield path
     elif name is not None or latest:
         yield upkeep.find_backup(settings, name)
@@ -191,7 +193,7 @@ def _kept(old: Kept) -> str:
 
 def _holds(plan: Plan) -> str:
     """Size, tables and the age of the last backup of what will be replaced."""
-    from ..dbops import upkeep
+    from repom.dbops import upkeep
 
     facts = [size(plan.survey.size)]
     try:
@@ -224,10 +226,10 @@ def _tell(what: str, done: Restored, settings: Settings, json: bool) -> None:
 @command(help={"yes": YES, "remote": REMOTE, "json": JSON})
 def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False) -> None:
     """Put back what the last restore replaced; once more undoes the undo."""
-    from ..dbops import operations
+    from repom.dbops.undo import carry_out_undo, plan_undo
 
     settings = Settings.load(c.config)
-    plan = operations.plan_undo(settings, remote=remote)
+    plan = plan_undo(settings, remote=remote)
     where = _where(plan.database, plan.engine)
     question = f"Put the undo copy ({_kept(plan.kept)}) back as {where}?"
     if plan.survey.exists:
@@ -238,7 +240,7 @@ def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False
     if not settings.dry and not confirm(question, yes):
         say("Nothing was changed")
         return
-    done = operations.carry_out_undo(plan)
+    done = carry_out_undo(plan)
     _tell("Put back", done, settings, json)
 
 
@@ -249,7 +251,7 @@ def _where(database: Database, engine: str) -> str:
 @command(name="list", help={"json": JSON})
 def list_(c: Context, json: bool = False) -> None:
     """Show the backups, newest first, and what can be undone."""
-    from ..dbops import upkeep
+    from repom.dbops import upkeep
 
     settings = Settings.load(c.config)
     backups = upkeep.list_backups(settings)
@@ -271,10 +273,10 @@ def _row(b: Backup) -> tuple[str, ...]:
 
 def _show_undo(settings: Settings) -> None:
     """A list of files must not fail because the server is down."""
-    from ..dbops import operations
+    from repom.dbops.undo import undoable
 
     try:
-        kept = operations.undoable(settings)
+        kept = undoable(settings)
     except RepomError as error:
         say(f"Could not check for undo copies: {error.message}")
         return
@@ -291,10 +293,10 @@ def _show_undo(settings: Settings) -> None:
 )
 def verify(c: Context, backup: str | None = None, drill: bool = False, json: bool = False) -> None:
     """Check that a backup is still what was written, to its last byte."""
-    from ..dbops import upkeep
+    from repom import dbops
 
     settings = Settings.load(c.config)
-    found = upkeep.verify(backup, settings, drill=drill)
+    found = dbops.verify(backup, settings, drill=drill)
     if settings.dry and not found.problems:
         return
     if json:
@@ -326,7 +328,7 @@ def prune(
     json: bool = False,
 ) -> None:
     """Delete old backups of this database; with --dry, only say which."""
-    from ..dbops import upkeep
+    from repom.dbops import upkeep
 
     settings = Settings.load(c.config, keep=keep)
     how: dict[str, Any] = {"days": whole_number("--days", days), "all_servers": all_servers}
@@ -356,7 +358,7 @@ def _doomed(planned: Pruned) -> str:
 
 
 def _tell_pruned(done: Pruned, settings: Settings, all_servers: bool) -> None:
-    from ..dbops.store import FROM_ELSEWHERE
+    from repom.dbops.store.retention import FROM_ELSEWHERE
 
     for gone, reason in done.deleted:
         say(f"{'Would delete' if settings.dry else 'Deleted'} {gone.name}: {reason}")
@@ -374,7 +376,7 @@ def _reasons(pairs: Sequence[tuple[Backup, str]]) -> list[dict[str, Any]]:
 @command(help={"backup": BACKUP, "off": "unpin"})
 def pin(c: Context, backup: str | None = None, off: bool = False) -> None:
     """Keep a backup whatever prune says."""
-    from ..dbops import upkeep
+    from repom.dbops import upkeep
 
     if backup is None:
         raise SettingsError("No backup selected", "Pass --backup NAME")
@@ -387,9 +389,9 @@ def pin(c: Context, backup: str | None = None, off: bool = False) -> None:
 @command(help={})
 def shell(c: Context) -> None:
     """Open psql or the SQLite shell on the database."""
-    from ..dbops import operations
+    from repom.dbops import upkeep
 
-    status = operations.shell(Settings.load(c.config))
+    status = upkeep.shell(Settings.load(c.config))
     if status:
         raise CommandFailed(f"The shell ended with exit status {status}")
 

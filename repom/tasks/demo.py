@@ -8,8 +8,9 @@ from pathlib import Path
 
 from invoke import Context
 
-from ..errors import CommandFailed
-from ..settings import Settings
+from repom.errors import CommandFailed
+from repom.settings import Settings
+
 from .console import command, say, show
 from .tables import size, table
 
@@ -41,7 +42,7 @@ INSERT INTO sale (album_id, sold_on, copies)
 @command(help={})
 def demo(c: Context) -> None:
     """Make a small album shop, back it up, damage it, and get it back."""
-    from ..dbops import operations
+    from repom import dbops
 
     folder = Path.cwd() / FOLDER
     folder.mkdir(exist_ok=True)
@@ -50,12 +51,12 @@ def demo(c: Context) -> None:
     path = settings.sqlite_path
     _make(path)
     before = _rows(path)
-    made = operations.backup(settings, label="demo")
+    made = dbops.backup(settings, label="demo")
     say(f"Backed up {sum(before.values())} rows: {made.name} ({size(made.size)})")
     _damage(path)
     damaged = _rows(path)
     say("Damaged it: one table dropped, one emptied, prices set to 0")
-    done = operations.restore(made, settings)
+    done = dbops.restore(made, settings)
     after = _rows(path)
     say(f"Restored in {done.duration_s:.2f} s; the damaged one is kept for db.undo")
     rows = [(t, str(n), str(damaged.get(t, "gone")), str(after.get(t))) for t, n in before.items()]

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from ..errors import NotFound, RepomError, SettingsError
-from ..settings import Settings
+from repom.errors import NotFound, RepomError, SettingsError
+from repom.settings import Settings
+
 from . import console
 from .tables import age, counted, size
 
 # Imported by the tasks when they run: `invoke --list` need not pay for it.
 if TYPE_CHECKING:
-    from .. import server
+    from repom.server import server
 
 
 #: What a person wants to see of a server, in this order.
@@ -31,7 +32,7 @@ def table(found: server.Server, fields: tuple[str, ...]) -> str:
 @console.command(help={})
 def start(c: Context) -> None:
     """Start this project's PostgreSQL server, making it if there is none, and wait for it."""
-    from .. import server
+    from repom.server import server
 
     settings = Settings.load(c.config)
     started = server.start(settings)
@@ -42,7 +43,7 @@ def start(c: Context) -> None:
 @console.command(help={})
 def stop(c: Context) -> None:
     """Stop the server; its data stay."""
-    from .. import server
+    from repom.server import server
 
     settings = Settings.load(c.config)
     stopped = server.stop(settings)
@@ -53,7 +54,7 @@ def stop(c: Context) -> None:
 @console.command(help={"json": "print the result as JSON"})
 def status(c: Context, json: bool = False) -> None:
     """Show the server: state, image or version, port, and where its data are."""
-    from .. import server
+    from repom.server import server
 
     found = server.status(Settings.load(c.config))
     console.show(asdict(found) if json else table(found, STATE))
@@ -62,7 +63,7 @@ def status(c: Context, json: bool = False) -> None:
 @console.command(help={"lines": "how many lines, from the end (default 50)"})
 def logs(c: Context, lines: str = "50") -> None:
     """Show the last lines that the server wrote."""
-    from .. import server
+    from repom.server import server
 
     if not lines.isdecimal() or int(lines) < 1:
         raise SettingsError(f"--lines is {lines!r}", "Allowed: a whole number, 1 or more")
@@ -72,7 +73,7 @@ def logs(c: Context, lines: str = "50") -> None:
 @console.command(help={"volume": "remove its data, too; asks first", "yes": "do not ask"})
 def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     """Remove the container and keep its data, unless --volume is given."""
-    from .. import server
+    from repom.server import server
 
     settings = Settings.load(c.config)
     seen = server.removable(settings, volume=True) if volume and not settings.dry else None
@@ -95,7 +96,7 @@ def _question(settings: Settings, seen: server.Server) -> str:
 
 def _holds(settings: Settings, seen: server.Server) -> str:
     """Size, tables and the age of the last backup of the project's database."""
-    from ..dbops import operations, upkeep
+    from repom.dbops import upkeep, work
 
     login = replace(settings, backend="postgresql", user=seen.user, database=seen.database)
     if seen.kind == "local":
@@ -103,7 +104,7 @@ def _holds(settings: Settings, seen: server.Server) -> str:
     else:
         login = replace(login, via="docker", host=None, port=None)
     try:
-        found = operations.open_database(login, "psql").identify()
+        found = work.open_database(login, "psql").identify()
         facts = [size(found.size)]
         facts += [] if found.tables is None else [counted(found.tables, "table")]
     except RepomError:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repom import dbops
-from repom.dbops.store import check
+from repom.dbops.store.manifest import check
 from repom.settings import Settings
 from tests.live.cli import environment, invoke
 from tests.live.servers import Server, container_server, host_server

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from repom import dbops
-from repom.dbops import programs
 from repom.errors import Unreachable
+from repom.runners import programs
 from tests import requires
 from tests.live.cli import Ended, invoke
 from tests.live.conftest import settings_for

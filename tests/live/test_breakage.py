@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from repom import dbops
-from repom.dbops import files, store
-from repom.dbops.archive import zstd
+from repom.dbops import files
+from repom.dbops.archive.codecs import zstd
+from repom.dbops.store import store
 from repom.errors import CommandFailed
 from repom.settings import Settings
 from tests.live.cli import invoke

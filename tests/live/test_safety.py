@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 
 from repom import dbops
-from repom.dbops import operations, queries, runner
-from repom.dbops.archive import Archive
+from repom.dbops.archive.archive import Archive
+from repom.dbops.postgres import queries
+from repom.dbops.restore import carry_out, plan_restore
 from repom.errors import CommandFailed, Damaged, Refused, RepomError
 from repom.settings import Settings
 from tests import requires
@@ -305,8 +306,8 @@ def test_kept_databases_are_limited_and_the_newest_stay(shop: Server, project: P
     made = dbops.backup(settings_for(shop, project))
     for keep, expected in ((2, 1), (2, 2), (2, 2), (1, 1), (0, 0)):
         settings = settings_for(shop, project, REPOM_UNDO_KEEP=str(keep))
-        plan = operations.plan_restore(made, settings)
-        operations.carry_out(plan)
+        plan = plan_restore(made, settings)
+        carry_out(plan)
         kept = undo_copies(shop, expected)
         assert len(kept) == expected
         assert not {old.name for old in plan.going} & set(kept)
@@ -363,7 +364,7 @@ def test_a_hostile_psqlrc_is_not_read(shop: Server, project: Path) -> None:
 def test_a_locked_table_names_who_holds_it(
     shop: Server, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repom.dbops.commands.LOCK_WAIT", 500)
+    monkeypatch.setattr("repom.dbops.postgres.commands.LOCK_WAIT", 500)
     argv = [
         "docker",
         "exec",
@@ -395,7 +396,7 @@ def test_a_locked_table_names_who_holds_it(
 def test_a_dump_that_stalls_is_ended_with_a_diagnosis(
     shop: Server, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "STALL", 1.5)
+    monkeypatch.setattr("repom.runners.process.STALL", 1.5)
     shop.sql("CREATE TABLE big AS SELECT md5(n::text) FROM generate_series(1, 2000000) n")
     stopper = threading.Timer(0.0, stop_pg_dump, [shop])
     stopper.start()
@@ -444,11 +445,11 @@ def test_every_flipped_bit_and_every_truncation_is_found(
             broken[at] ^= 1 << bit
             path.write_bytes(bytes(broken))
             with pytest.raises(Damaged):
-                operations.plan_restore(made.name, away)
+                plan_restore(made.name, away)
         for size in range(0, len(whole), 1 if len(whole) < 3000 else 7):
             path.write_bytes(whole[:size])
             with pytest.raises(Damaged):
-                operations.plan_restore(made.name, away)
+                plan_restore(made.name, away)
         path.write_bytes(whole)
 
 

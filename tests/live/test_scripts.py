@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from repom import dbops
-from repom.dbops.script import for_psql
+from repom.dbops.archive.script import for_psql
 from repom.errors import CommandFailed, Damaged, Refused
 from repom.settings import Settings
 from tests.live.cli import invoke

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from repom import dbops
-from repom.dbops.archive import Archive
+from repom.dbops.archive.archive import Archive
 from repom.errors import RepomError
 from repom.settings import Settings
 from tests.live.cli import invoke
@@ -108,14 +108,16 @@ def script(text: str) -> Attempt:
 
 def without_programs(settings: Settings, project: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repom.dbops.programs.newest", lambda: "/nowhere")
+        patch.setattr("repom.runners.programs.newest", lambda: "/nowhere")
         dbops.backup(settings)
 
 
 def stalled(settings: Settings, project: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repom.dbops.runner.STALL", -1.0)
-        patch.setattr("repom.dbops.postgres.Postgres._diagnosis", lambda *_, **__: "it is stuck")
+        patch.setattr("repom.runners.process.STALL", -1.0)
+        patch.setattr(
+            "repom.dbops.postgres.postgres.Postgres._diagnosis", lambda *_, **__: "it is stuck"
+        )
         dbops.backup(settings)
 
 

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import pytest
 
-from repom import cluster, server
 from repom.dbops import backup
-from repom.dbops.container import PROJECT_LABEL
 from repom.errors import Refused, RepomError, SettingsError, Unreachable
+from repom.runners.discover import PROJECT_LABEL
+from repom.server import cluster, server
 from repom.settings import Settings
 from tests import requires
 

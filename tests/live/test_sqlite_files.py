@@ -21,10 +21,11 @@ from urllib.parse import quote
 import pytest
 
 from repom import dbops
-from repom.dbops import copying
-from repom.dbops.archive import recognise
-from repom.dbops.sqlite import Sqlite
-from repom.dbops.temporary import Temporary
+from repom.dbops.archive.archive import recognise
+from repom.dbops.sqlite import copying
+from repom.dbops.sqlite.sqlite import Sqlite
+from repom.dbops.sqlite.temporary import Temporary
+from repom.dbops.undo import undoable
 from repom.errors import Refused
 from repom.settings import Settings
 from tests import requires
@@ -319,7 +320,7 @@ def test_another_page_size_does_not_go_under_a_program_that_holds_a_wal(project:
         assert "1024" in ended.last
         assert other.execute("SELECT count(*) FROM link").fetchone() == (2,)
     assert facts(path) == had
-    assert dbops.operations.undoable(settings) == ()
+    assert undoable(settings) == ()
     assert invoke(project, "db.restore", "--backup", made.name, "--yes", env=env).status == 0
 
 
@@ -632,14 +633,14 @@ def test_an_undo_copy_of_version_0_1_is_found_undone_and_retired(project: Path) 
     stamp = ".app.db.repom_undo_20260224T150000000000Z_0123abcd"
     make(project / stamp)
     settings = settings_of(project)
-    assert [k.name for k in dbops.operations.undoable(settings)] == [str(project / stamp)]
+    assert [k.name for k in undoable(settings)] == [str(project / stamp)]
     dbops.undo(settings)
     assert ask(path, "SELECT * FROM t") == [("old",)]
     assert not (project / stamp).exists()
     make(project / stamp, "CREATE TABLE older (x)")
     dbops.restore(dbops.backup(settings), settings)
     assert not (project / stamp).exists()
-    assert len(dbops.operations.undoable(settings)) == 1
+    assert len(undoable(settings)) == 1
 
 
 ODD: dict[str, Callable[[Path], object]] = {

@@ -4,6 +4,7 @@ one another's, and links that lead elsewhere."""
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,8 +15,8 @@ from typing import Self
 import pytest
 
 from repom import dbops
-from repom.dbops import operations, store, upkeep
-from repom.dbops.store import Backup
+from repom.dbops import upkeep
+from repom.dbops.store.backup import Backup
 from repom.errors import NotFound, RepomError
 from repom.settings import Settings
 from tests.live.cli import invoke
@@ -38,8 +39,8 @@ class Clock(datetime):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     Clock.shown = NOW
-    for each in (operations, store):
-        monkeypatch.setattr(each, "datetime", Clock)
+    for module in ("backup", "store.backup", "store.manifest"):
+        monkeypatch.setattr(sys.modules[f"repom.dbops.{module}"], "datetime", Clock)
     return Clock
 
 

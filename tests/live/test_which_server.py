@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from repom.dbops.container import PROJECT_LABEL
+from repom.runners.discover import PROJECT_LABEL
 from tests import requires
 from tests.live.cli import Ended, invoke
 from tests.live.servers import PASSWORD, Server

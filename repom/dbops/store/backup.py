@@ -1,0 +1,130 @@
+"""The folder of backups: their names, publishing, listing, deleting, and the lock.
+
+A backup appears by one rename, after its manifest. A manifest without its backup, which a
+kill between the two leaves, is invisible and swept by the next run; deleting goes the
+same way backwards. So at no time does a name stand for half a backup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+#: What people and scripts see of a backup, in the order of the contract.
+SHOWN = (
+    "name",
+    "path",
+    "database",
+    "backend",
+    "format",
+    "label",
+    "created_at",
+    "size",
+    "sha256",
+    "via",
+    "server_version",
+    "tool_version",
+    "system_identifier",
+    "pinned",
+    "verified",
+    "duration_s",
+)
+#: A database's backend, its name, and its server when that is another machine. Two
+#: backups are of the same database when these are the same.
+Identity = tuple[str, str, str | None]
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup, as its manifest describes it.
+
+    :param created_at: UTC.
+    :param size: bytes of the file.
+    :param sha256: of the file; empty when there is no manifest.
+    :param verified: the checks that it passed, out of complete, sha256, archive, drill.
+    :param duration_s: seconds that the backup took.
+    :param host: of a server on another machine.
+    :param facts: what the database said of itself then: see `repom.dbops.database.Facts`.
+    :param problem: why nothing in the manifest counts; empty when it does.
+    """
+
+    name: str
+    path: Path
+    database: str
+    backend: str
+    format: str
+    created_at: datetime
+    size: int
+    label: str | None = None
+    sha256: str = ""
+    via: str | None = None
+    server_version: str | None = None
+    tool_version: str | None = None
+    system_identifier: str | None = None
+    pinned: bool = False
+    verified: tuple[str, ...] = ()
+    duration_s: float | None = None
+    host: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        return self.backend, self.database, self.host
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is proven enough for prune, ``--latest`` and the floor."""
+        return {"complete", "sha256"} <= set(self.verified)
+
+    @property
+    def manifest(self) -> Path:
+        return manifest_of(self.path)
+
+    @property
+    def has_its_size(self) -> bool:
+        """Whether the file is as long as it was; the rest takes reading it."""
+        with suppress(OSError):
+            return self.path.stat().st_size == self.size
+        return False
+
+    def is_of_another(self, project: Path | None) -> bool:
+        """Whether another project made it, one whose folder is on this machine. A folder
+        that is not here was this one, before it moved, or is a colleague's of this name."""
+        made = self.facts.get("project")
+        return bool(project and made and made != str(project) and Path(made).is_dir())
+
+    def is_like(self, other: Backup) -> bool:
+        """Whether it is of the same database as another one of this name: from the same
+        server (SQLite: the same project's id), whichever checkout made it. Where one of
+        the two is not known, nothing known may speak against one project folder."""
+        if not (self.system_identifier and other.system_identifier):
+            return self._agrees(other, "project")
+        if self.system_identifier != other.system_identifier:
+            return False
+        # A server on a copied volume has the identifier of the original.
+        return self.backend == "sqlite" or any(self._agrees(other, k) for k in ("project", "where"))
+
+    def _agrees(self, other: Backup, fact: str) -> bool:
+        """Whether nothing known speaks against the same value of a fact."""
+        mine, theirs = self.facts.get(fact), other.facts.get(fact)
+        return mine is None or theirs is None or mine == theirs
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` shows: times as ISO 8601 in UTC, sizes in bytes."""
+        shown = {name: getattr(self, name) for name in SHOWN}
+        when = self.created_at.isoformat().replace("+00:00", "Z")
+        return {**shown, "path": str(self.path), "created_at": when, "verified": [*self.verified]}
+
+
+def manifest_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def is_ahead(backup: Backup) -> bool:
+    """Whether it is dated in the future, so that its time says nothing about its order."""
+    return backup.created_at > datetime.now(UTC) + timedelta(minutes=1)

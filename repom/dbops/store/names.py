@@ -1,0 +1,62 @@
+"""The folder of backups: their names, publishing, listing, deleting, and the lock.
+
+A backup appears by one rename, after its manifest. A manifest without its backup, which a
+kill between the two leaves, is invisible and swept by the next run; deleting goes the
+same way backwards. So at no time does a name stand for half a backup.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import quote
+
+from repom.errors import SettingsError
+
+EXTENSIONS = {"custom": "dump", "plain": "sql.gz", "sqlite": "sqlite3.zst"}
+TIME = "%Y%m%dT%H%M%SZ"
+LABEL = re.compile(r"[A-Za-z0-9.-]{1,40}")
+NAME = re.compile(
+    r"(?P<database>[A-Za-z0-9%_-][A-Za-z0-9%._-]*)_(?P<time>\d{8}T\d{6}Z)(?:-(?P<number>\d+))?"
+    r"(?:_(?P<label>[A-Za-z0-9.-]{1,40}))?\.(?P<extension>dump|sql\.gz|sqlite3\.zst)"
+)
+#: Bytes of an encoded database's name: with time, number, label and extension, and with
+#: what temporary files add, a file's name stays below the 255 that file systems allow.
+LONGEST = 150
+
+
+def encoded(database: str) -> str:
+    """A database's name as part of a file's name: percent-encoded outside
+    ``[A-Za-z0-9._-]``, and never a hidden file. One that is too long for a file's name is
+    cut and gets a checksum; the manifest has the whole name."""
+    safe = quote(database, safe="").replace("~", "%7E")
+    safe = f"%2E{safe[1:]}" if safe.startswith(".") else safe
+    if len(safe) <= LONGEST:
+        return safe
+    return f"{safe[: LONGEST - 17]}-{hashlib.sha256(safe.encode()).hexdigest()[:16]}"
+
+
+def check_label(label: object) -> None:
+    """:raises SettingsError: it is given, and cannot be a part of a backup's name."""
+    if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
+        raise SettingsError(f"--label is {label!r}", "Allowed: 1 to 40 of A-Z a-z 0-9 . -")
+
+
+def number_of(name: str) -> int:
+    """Which one in its second: 1, or the 2 of ``…Z-2``."""
+    named = NAME.fullmatch(name)
+    return int(named["number"] or 1) if named else 0
+
+
+def is_own_name(name: str) -> bool:
+    """Whether repom could have written a file of this name into the store."""
+    return bool(
+        NAME.fullmatch(name.removesuffix(".json"))
+        or re.fullmatch(r"\..*\.(lock|holder|partial)", name)
+    )
+
+
+def decoded(name: str) -> str:
+    from urllib.parse import unquote
+
+    return unquote(name)

@@ -1,4 +1,4 @@
-"""The use cases: backup, restore, undo, verify and prune, in the order of their steps."""
+"""`backup`: write one verified backup, then prune."""
 
 from __future__ import annotations
 

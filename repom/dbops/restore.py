@@ -1,4 +1,4 @@
-"""The use cases: backup, restore, undo, verify and prune, in the order of their steps."""
+"""`restore`: load a scratch database, check it, and swap it in."""
 
 from __future__ import annotations
 

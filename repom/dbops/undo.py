@@ -1,4 +1,4 @@
-"""The use cases: backup, restore, undo, verify and prune, in the order of their steps."""
+"""`undo`: put back what the last restore or undo replaced."""
 
 from __future__ import annotations
 

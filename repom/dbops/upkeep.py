@@ -1,4 +1,4 @@
-"""The use cases: backup, restore, undo, verify and prune, in the order of their steps."""
+"""`list_backups`, `prune` and `pin`: looking after the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking after the store: list, verify, drill, prune and pin."""
+"""`verify`: check a backup against its manifest, and read or load it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The project's container: finding it, and deciding between it and the host."""
+"""Deciding between the container and the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The project's container: finding it, and deciding between it and the host."""
+"""The project's container: found by its name or by its Compose service."""
 
 from __future__ import annotations
 

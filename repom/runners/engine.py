@@ -1,4 +1,4 @@
-"""The project's container: finding it, and deciding between it and the host."""
+"""Talking to the container engine: nothing else does."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The place where a client program runs: on this host, or inside the container.
-
-Both runners have the shape of Invoke's ``ctx.run`` and move bytes by file descriptor
-instead of through text. This is the only module that starts processes.
-"""
+"""Runs programs inside the container, with `docker exec`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making, starting and stopping the project's container, or its Compose service."""
+"""Creating, starting and stopping the project's container or Compose service."""
 
 from __future__ import annotations
 

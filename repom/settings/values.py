@@ -1,8 +1,4 @@
-"""Where configuration is read: flags, environment, `.env`, Invoke's file, defaults.
-
-`Settings.load` is the one entry. It reads everything once and returns a frozen,
-validated `Settings`; nothing else in repom looks at the environment for configuration.
-"""
+"""What values settings may have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is, by its content: an archive of pg_dump's, plain SQL, or SQLite."""
+"""Standard input in a private file, while it is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One PostgreSQL database: asking it, dumping it, loading a new one and swapping them."""
+"""What a server is found to be before a restore, and why that may forbid it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The folder of backups: their names, publishing, listing, deleting, and the lock.
-
-A backup appears by one rename, after its manifest. A manifest without its backup, which a
-kill between the two leaves, is invisible and swept by the next run; deleting goes the
-same way backwards. So at no time does a name stand for half a backup.
-"""
+"""The JSON beside a backup: written, read, and compared with the file."""
 
 from __future__ import annotations
 

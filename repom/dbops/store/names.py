@@ -1,9 +1,4 @@
-"""The folder of backups: their names, publishing, listing, deleting, and the lock.
-
-A backup appears by one rename, after its manifest. A manifest without its backup, which a
-kill between the two leaves, is invisible and swept by the next run; deleting goes the
-same way backwards. So at no time does a name stand for half a backup.
-"""
+"""Names of backups: ``<database>_<UTC time>[_label].<ext>``."""
 
 from __future__ import annotations
 

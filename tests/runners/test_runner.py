@@ -23,7 +23,7 @@ from tests.fakes import FakeDocker
 
 EVERY_BYTE = bytes(range(256)) * 4096
 CANARY = "s3cret-c4nary"
-ROOT = str(Path(__file__).parents[1])
+ROOT = str(Path(__file__).parents[2])
 
 
 def python(script: str, *arguments: str) -> list[str]:

@@ -590,7 +590,7 @@ def test_importing_the_settings_does_not_import_sqlalchemy_or_dotenv() -> None:
         "import sys; import repom.settings as s; s.Settings.load(environ={});"
         "sys.exit(bool({'sqlalchemy', 'dotenv', 'rich'} & set(sys.modules)))"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
 
     done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(root)})
 

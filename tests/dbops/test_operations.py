@@ -41,7 +41,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Change = Callable[[bytes], bytes]
 
 

@@ -621,7 +621,7 @@ with Store(Path(sys.argv[1])).lock(sys.argv[2], "backup"):
 def holder(target: Store, database: str) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that holds the lock of a database."""
     argv = [sys.executable, "-c", HOLD, str(target.folder), database]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=env) as child:
         assert child.stdout and b"held\n" == child.stdout.readline()

@@ -7,7 +7,7 @@ from sqlalchemy.engine import make_url
 
 from repom.errors import SettingsError
 from repom.settings.url import PASSED, Url, parse
-from tests.test_settings import POSTGRESQL
+from tests.settings.test_settings import POSTGRESQL
 
 CANARY = "s3cretc4nary"
 

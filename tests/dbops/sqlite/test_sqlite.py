@@ -26,7 +26,7 @@ from repom.errors import CommandFailed, Damaged, NotFound, Refused
 from repom.settings import Settings
 from tests import requires
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 SCHEMA = """
 CREATE TABLE artist (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, face BLOB);
 CREATE TABLE empty (x);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def imported(module: str) -> set[str]:
     return found
 
 
-def room_of(module: str, rooms: set[str]) -> str:
+def room_of(module: str, rooms: Iterable[str]) -> str:
     """The innermost of the rooms that a module lies in; empty when it lies in none."""
     return max((r for r in rooms if f"{module}.".startswith(f"{r}.")), key=len, default="")
 

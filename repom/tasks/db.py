@@ -50,7 +50,7 @@ def backup(
     keep: str | None = None,
     json: bool = False,
 ) -> None:
-    """Write one verified backup of the database, then prune older ones."""
+    """Write one verified backup, then prune older ones."""
     from repom import dbops
 
     settings = Settings.load(c.config, format=format, via=via, keep=keep)
@@ -88,7 +88,7 @@ def restore(
     via: str | None = None,
     json: bool = False,
 ) -> None:
-    """Replace the database with a backup, completely or not at all."""
+    """Replace the database with a backup, all or nothing."""
     from repom.dbops.restore import carry_out, plan_restore
 
     settings = Settings.load(c.config, via=via, jobs=jobs)
@@ -168,7 +168,7 @@ def _show_replaced(done: Restored, json: bool) -> None:
 
 @command(help={"yes": YES, "remote": REMOTE, "json": JSON})
 def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False) -> None:
-    """Bring back what the last restore replaced; run it again to undo the undo."""
+    """Bring back what the last restore replaced, or undo that again."""
     from repom.dbops.undo import carry_out_undo, plan_undo
 
     settings = Settings.load(c.config)
@@ -263,7 +263,7 @@ def prune(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Delete old backups of this database; with Invoke's --dry, only say which."""
+    """Delete old backups; with --dry, only list them."""
     from repom.dbops import upkeep
 
     settings = Settings.load(c.config, keep=keep)

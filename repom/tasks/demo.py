@@ -42,7 +42,7 @@ DAMAGE = "DROP TABLE artist; DELETE FROM sale; UPDATE album SET cents = 0;"
 
 @command(help={})
 def demo(c: Context) -> None:
-    """Make a small album shop, back it up, damage it and restore it."""
+    """Back up, damage and restore a small sample database."""
     from repom import dbops
 
     folder = Path.cwd() / FOLDER

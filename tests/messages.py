@@ -45,12 +45,16 @@ INTERRUPTED = "129, 130, 143: interrupted"
 HEADINGS = ["Questions", "Information", "Warnings", "Results", "Parts of messages"]
 #: Tables of connection failures: part of the program's text, message, hint.
 TABLES = {"CONNECTION": errors.Unreachable.exit_status}
-#: Words for people; SQL and command lines have other characters.
+#: At least two words.
 _PHRASE = re.compile(r"[^\W_]\S* .*[^\W_]", re.DOTALL)
+#: SQL, shell and command lines, which no user is meant to read as a text.
 _CODE = re.compile(
-    r"[\\<>=$@^]|::|%\(|\b[A-Z_]{4,}\b.*\b[A-Z_]{3,}\b|^\s*(SELECT|FROM|ORDER|WHERE|AND|OR|SET|IF)\b"
-    r"|^[A-Z ]+ $|--[a-z-]+ \S+ --|\bPRAGMA\b|\n.*\n",
-    re.DOTALL,
+    r"""
+    [\\<>$@^*] | \s=\s | =: | :: | %\( | && | ;$ | \s-l$ | \n.*\n | ^[A-Z\s]+\s$
+    | \b[A-Z_]{4,}\b.*\b[A-Z_]{3,}\b | \bPRAGMA\b
+    | ^\s*(SELECT|FROM|ORDER|WHERE|AND|OR|SET|IF|RESET|find|docker|mkdir|unknown\sflag)\b
+    """,
+    re.DOTALL | re.VERBOSE,
 )
 
 
@@ -247,7 +251,8 @@ class Reader:
         match node:
             case ast.Constant():
                 self._mark(node)
-                return str(node.value) if node.value is not None else ""
+                value = "" if node.value is None else node.value
+                return f"{value:g}" if isinstance(value, float) else str(value)
             case ast.JoinedStr():
                 return "".join(self.text(each, seen) for each in node.values)
             case ast.FormattedValue():

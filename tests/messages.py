@@ -14,6 +14,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from repom import errors
@@ -50,7 +51,7 @@ _PHRASE = re.compile(r"[^\W_]\S* .*[^\W_]", re.DOTALL)
 #: SQL, shell and command lines, which no user is meant to read as a text.
 _CODE = re.compile(
     r"""
-    [\\<>$@^*] | \s=\s | =: | :: | %\( | && | ;$ | \s-l$ | \n.*\n | ^[A-Z\s]+\s$
+    [\\<>$@^*] | \s=\s | =: | ^-c\s | :: | %\( | && | ;$ | \s-l$ | \n.*\n | ^[A-Z\s]+\s$
     | \b[A-Z_]{4,}\b.*\b[A-Z_]{3,}\b | \bPRAGMA\b
     | ^\s*(SELECT|FROM|ORDER|WHERE|AND|OR|SET|IF|RESET|find|docker|mkdir|unknown\sflag)\b
     """,
@@ -74,11 +75,12 @@ class Page:
     used: set[int] = field(default_factory=set)
 
     def add(self, heading: str, line: str) -> None:
-        line = " ".join(line.split())
+        line = re.sub(r"\(\(([^()]*)\)\)", r"(\1)", " ".join(line.split()))
         if re.search(r"[^\W_]{2}", re.sub(r"\{[^}]*\}", "", line)):
             self.lines.setdefault(heading, set()).add(line)
 
 
+@cache
 def page() -> str:
     """The text of docs/messages.md."""
     modules = read()
@@ -86,9 +88,11 @@ def page() -> str:
     for name, module in modules.items():
         for scope, node in walked(module.tree, ()):
             Reader(found, name, scope).visit(node)
-    for name, module in modules.items():
-        for scope, node in walked(module.tree, ()):
-            Reader(found, name, scope).rest(node)
+    for kind in (ast.JoinedStr, ast.Constant):  # a constant may be a part of a formatted string
+        for name, module in modules.items():
+            for scope, node in walked(module.tree, ()):
+                if isinstance(node, kind):
+                    Reader(found, name, scope).rest(node)
     return written(found.lines)
 
 
@@ -229,14 +233,11 @@ class Reader:
                 assert key is not None
                 self.found.add(heading, f"--{self.text(key)}: {self.text(value)}")
 
-    def rest(self, node: ast.AST) -> None:
+    def rest(self, node: ast.JoinedStr | ast.Constant) -> None:
         """A phrase that was not passed to anything known: a part of a message."""
-        if isinstance(node, ast.JoinedStr) or (
-            isinstance(node, ast.Constant) and isinstance(node.value, str)
-        ):
-            inner = [each for each in ast.walk(node) if isinstance(each, ast.Constant)]
-            if any(id(each) in self.found.used for each in inner):
-                return
+        texts = [each for each in ast.walk(node) if isinstance(each, ast.Constant)]
+        used = any(id(each) in self.found.used for each in texts)
+        if not used and isinstance(getattr(node, "value", ""), str):
             said = self.text(node)
             if _PHRASE.search(said) and not _CODE.search(said):
                 is_sentence = said.endswith((".", "?"))

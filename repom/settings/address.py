@@ -6,6 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+PORT = 5432  # PostgreSQL's
 _NAME = re.compile(r"\w[\w.-]*")
 
 

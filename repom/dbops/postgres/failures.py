@@ -13,7 +13,7 @@ from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
 from repom.errors import CommandFailed, Damaged, Refused, RepomError, Unreachable
-from repom.runners.host import HostRunner
+from repom.runners.runner import Runner
 
 from .commands import Login
 
@@ -77,7 +77,7 @@ OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
 
 
 @contextmanager
-def translated(login: Login, runner: HostRunner) -> Iterator[None]:
+def translated(login: Login, runner: Runner) -> Iterator[None]:
     """Turn the failure of a client program into an error of repom's."""
     try:
         yield
@@ -85,7 +85,7 @@ def translated(login: Login, runner: HostRunner) -> Iterator[None]:
         raise explain(error.result, login, runner) from None
 
 
-def explain(result: Result, login: Login, runner: HostRunner) -> RepomError:
+def explain(result: Result, login: Login, runner: Runner) -> RepomError:
     """:returns: the error that says in one line what happened and what to do."""
     said = result.stderr
     line = best_line(said) or f"exit status {result.exited}"
@@ -107,9 +107,9 @@ def explain(result: Result, login: Login, runner: HostRunner) -> RepomError:
     return CommandFailed(f"Failed on {names['where']}: {line}", stderr=said)
 
 
-def place(login: Login, runner: HostRunner) -> str:
+def place(login: Login, runner: Runner) -> str:
     """The server, for messages: the container, or host and port."""
-    if runner.via == "docker":
+    if runner.trusts_local:
         return runner.where
     return f"{login.host or 'localhost'}:{login.port or 5432}"
 

@@ -47,11 +47,12 @@ def choose(settings: Settings, found: Container | None) -> Choice:
     on_host = HostRunner(echo=settings.echo, dry=settings.dry)
     if settings.via == "host":
         return Choice(on_host)
-    address = Address(settings.host, settings.port)
+    address = settings.address
     obstacle = _obstacle(settings, address, found)
     if found and not obstacle:
-        how = {"echo": settings.echo, "dry": settings.dry}
-        runner = ExecRunner(settings.docker, found.id, found.name, **how)
+        runner = ExecRunner(
+            settings.docker, found.id, found.name, echo=settings.echo, dry=settings.dry
+        )
         return Choice(runner, f"Using Docker container: {found.name}")
     if obstacle and settings.via == "docker":
         raise obstacle

@@ -17,13 +17,16 @@ from repom.errors import Hidden, Unreachable, advice
 from repom.runners import programs
 from repom.runners.host import HostRunner
 from repom.runners.runner import Runner, Stdin, Watch
+from repom.settings.address import Address
 
 from . import queries
-from .commands import Login, psql_argv
+from .commands import psql_argv
 from .failures import place, translated
 from .session import Answer, Session
 
 T = TypeVar("T")
+#: Variables of psql, for a script.
+Variables = Mapping[str, str] | None
 
 ANSWER = 60.0  # seconds that a question may take in all; the server gives up before
 #: A role or a database may carry settings that end a dump or a load half way.
@@ -52,7 +55,7 @@ class Client:
     :param fallback: why the container is not used although the settings ask for it.
     """
 
-    def __init__(self, runner: Runner, login: Login, fallback: str = "") -> None:
+    def __init__(self, runner: Runner, login: Address, fallback: str = "") -> None:
         self.runner, self.login, self.fallback = runner, login, fallback
         self._versions: Versions | None = None
         self._sessions: dict[str, Session] = {}
@@ -81,7 +84,9 @@ class Client:
 
     # -- scripts ------------------------------------------------------------------------
 
-    def first(self, query: str, database: str, **variables: str) -> dict[str, Any]:
+    def first(
+        self, query: str, database: str, variables: Variables = None
+    ) -> dict[str, Any]:
         """Ask what a server is; a dry run asks it, too.
 
         :param query: begins with `queries.VERSION`.
@@ -89,33 +94,33 @@ class Client:
             ``migration`` where there is one.
         """
         self._find_programs()
-        said = self.script(query, database, probe=True, **variables).stdout
+        said = self.script(query, database, variables, probe=True).stdout
         answer = answers(said.split("\n"))
         if self._versions is None:
             self._fit(int(answer["psql"]), int(answer["server_version_num"]))
         return answer
 
     def query(
-        self, query: str, database: str, timeout: float | None = None, **variables: str
+        self, query: str, database: str, variables: Variables = None, *, timeout: float | None = None
     ) -> str:
         """Ask a question; returns the rows, unaligned."""
-        return self.script(query, database, timeout=timeout or ANSWER, **variables).stdout
+        return self.script(query, database, variables, timeout=timeout).stdout
 
     def change(
-        self, query: str, database: str, timeout: float | None = None, **variables: str
+        self, query: str, database: str, variables: Variables = None, *, timeout: float | None = None
     ) -> str:
         """Run a script that creates, drops or analyzes, which takes the time it takes."""
-        return self.script(query, database, changes=True, timeout=timeout, **variables).stdout
+        return self.script(query, database, variables, changes=True, timeout=timeout).stdout
 
     def script(
         self,
         query: str,
         database: str,
+        variables: Variables = None,
         *,
         changes: bool = False,
         probe: bool = False,
         timeout: float | None = None,
-        **variables: str,
     ) -> Answer:
         """Run a script of SQL and psql commands in the open psql of a database.
 
@@ -126,7 +131,8 @@ class Client:
         """
         # A session in template1 would keep everybody from creating a database.
         if database == "template1" or (self.runner.dry and not probe):
-            return self.apart(query, database, changes=changes, probe=probe, **variables)
+            how = {"changes": changes, "probe": probe}
+            return self.apart(query, database, variables, timeout=timeout, **how)
         session = self.session(database)
         try:
             with translated(self.login, self.runner):
@@ -141,14 +147,14 @@ class Client:
         self,
         query: str,
         database: str,
+        variables: Variables = None,
         *,
         changes: bool = False,
         probe: bool = False,
         timeout: float | None = None,
-        **variables: str,
     ) -> Answer:
         """The same in a psql of its own, for a thread or beside one that is busy."""
-        argv = psql_argv(self.conninfo(database), variables)
+        argv = psql_argv(self.conninfo(database), variables or {})
         text = (queries.opening(changes=changes) + query).encode()
         limit = timeout if changes else timeout or ANSWER
         dry = False if probe else None

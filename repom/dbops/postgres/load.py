@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from repom.dbops.archive import script, toc
 from repom.dbops.archive.archive import Archive, major
@@ -61,21 +62,20 @@ class Load:
         self._analyze(scratch, jobs if self.archive.path.stat().st_size > LARGE else 1)
         if self.replacing:
             names = {"live": self.client.login.database, "scratch": scratch}
-            done = self.client.script(queries.PROPERTIES, scratch, changes=True, **names)
+            done = self.client.script(queries.PROPERTIES, scratch, names, changes=True)
             warn("Not carried over to the restored database", done.stderr)
             self._say_definers(scratch)
         self.archive.check_unchanged()
 
     def _create(self, scratch: str) -> None:
         live, session = self.client.login.database, self.client.runner.session
-        self.client.change(
-            queries.CREATE,
-            self.client.maintenance,
-            live=live,
-            scratch=scratch,
-            locale=json.dumps(dict(self.facts.locale) if self.facts else {}),
-            comment=owned.describe("scratch", live, session),
-        )
+        variables = {
+            "live": live,
+            "scratch": scratch,
+            "locale": json.dumps(dict(self.facts.locale) if self.facts else {}),
+            "comment": owned.describe("scratch", live, session),
+        }
+        self.client.change(queries.CREATE, self.client.maintenance, variables)
 
     def _fill(self, scratch: str, jobs: int) -> None:
         if not self.archive.is_archive:
@@ -168,7 +168,7 @@ class Load:
         run = self.client.apart if part else self.client.script
         shares = {"part": str(part), "parts": str(parts)}
         try:
-            done = run(queries.ANALYZE, database, changes=True, **shares)
+            done = run(queries.ANALYZE, database, shares, changes=True)
         except RepomError as error:  # the data are there
             log.warning("Restored, but without the planner's statistics: %s", error.message)
             return
@@ -242,9 +242,8 @@ def rows(client: Client, scratch: str) -> dict[str, int]:
     return {name: int(count) for (name, _), count, failed in pairs if failed == "false"}
 
 
-def _json(said: str) -> list[str]:
-    found: list[str] = json.loads(said.strip() or "null") or []
-    return found
+def _json(said: str) -> list[Any]:
+    return json.loads(said.strip() or "null") or []
 
 
 def gated_argv(conninfo: str, before: Iterable[str], key: str) -> list[str]:

@@ -132,7 +132,7 @@ def remove(client: Client, name: str, seconds: float = DROPPING) -> None:
     client.close(name)
     drop = queries.drop([name], client.maintenance)
     try:
-        left = client.change(drop, client.maintenance, seconds).strip()
+        left = client.change(drop, client.maintenance, timeout=seconds).strip()
     except RepomError:
         left = name
     if left:

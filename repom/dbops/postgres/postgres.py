@@ -14,10 +14,11 @@ from repom.dbops.database import Facts, Survey
 from repom.errors import CommandFailed, Refused, RepomError
 from repom.runners import process
 from repom.runners.runner import Runner
+from repom.settings.address import Address
 
 from . import load, owned, queries, survey, swap
 from .client import Client
-from .commands import Login, dump_argv, script_argv
+from .commands import dump_argv, script_argv
 from .load import Load
 from .survey import ServerSurvey
 
@@ -34,7 +35,7 @@ class Postgres:
 
     backend = "postgresql"
 
-    def __init__(self, runner: Runner, login: Login, *, jobs: int = 1, fallback: str = "") -> None:
+    def __init__(self, runner: Runner, login: Address, *, jobs: int = 1, fallback: str = "") -> None:
         self.client = Client(runner, login, fallback)
         self.name, self.jobs, self.fallback = login.database, jobs, fallback
         self._is_idle = False
@@ -70,7 +71,7 @@ class Postgres:
     def survey(self) -> ServerSurvey:
         inside = "1" if self.client.runner.trusts_local else "0"
         variables = {"live": self.name, "inside": inside, "session": self.session}
-        answer = self.client.first(queries.SURVEY, self.client.maintenance, **variables)
+        answer = self.client.first(queries.SURVEY, self.client.maintenance, variables)
         return survey.parsed(answer, self.name)
 
     # -- dump ---------------------------------------------------------------------------
@@ -98,8 +99,9 @@ class Postgres:
         may go on: while the server works for it, or a load is busy with its file."""
         silent = f"no byte for {process.STALL:g} s, and "
         try:
+            variables = {"session": self.session}
             said = self.client.query(
-                queries.WORKING, self.client.maintenance, 10, session=self.session
+                queries.WORKING, self.client.maintenance, variables, timeout=10
             )
         except RepomError as error:
             full = "too many clients" in str(error) or "connection slots" in str(error)
@@ -205,7 +207,7 @@ class Postgres:
         place = self.client.maintenance
         if place != "template1" and not self.client.runner.dry:
             key = str(swap.lock_key(self.name))
-            held = self.client.change(queries.HOLD, place, owned.DROPPING, key=key).strip()
+            held = self.client.change(queries.HOLD, place, {"key": key}, timeout=owned.DROPPING).strip()
             if held != "held":
                 raise swap.in_use(self.name, held.split("\n")[0])
         yield

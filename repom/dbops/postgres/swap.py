@@ -44,7 +44,7 @@ def swap(client: Client, found: ServerSurvey, scratch: str, keep: int) -> str | 
     variables = {**names, "description": _note(client, found), "key": str(lock_key(live))}
     query = f"\\set VERBOSITY verbose\n{queries.SWAP}"
     try:
-        done = client.script(query, client.maintenance, changes=True, **variables)
+        done = client.script(query, client.maintenance, variables, changes=True)
     except BaseException as error:
         if evictor.is_alive():
             abort(client, client.runner.session)
@@ -68,7 +68,7 @@ def _evict(client: Client, names: Mapping[str, str], gone: Iterable[str]) -> Non
     drop = queries.drop(gone, client.maintenance)
     query = f"{queries.EVICT}\\if :repom_swapped\n{drop}\\endif\n"
     with suppress(RepomError):
-        client.apart(query, client.maintenance, changes=True, **names)
+        client.apart(query, client.maintenance, names, changes=True)
 
 
 def _explained(error: BaseException, database: str) -> BaseException:
@@ -99,6 +99,5 @@ def abort(client: Client, session: str) -> None:
     """End what a run still has going on in the server."""
     spared = str(client.pid(client.maintenance))
     with suppress(RepomError):
-        client.apart(
-            queries.ABORT, client.maintenance, timeout=ABORTING, session=session, spared=spared
-        )
+        variables = {"session": session, "spared": spared}
+        client.apart(queries.ABORT, client.maintenance, variables, timeout=ABORTING)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from repom.dbops.archive.archive import Archive
 
@@ -15,7 +15,8 @@ from repom.dbops.archive.archive import Archive
 class Facts:
     """What a database says of itself.
 
-    :param size: bytes it takes in the server, or the size of the SQLite file.
+    :param size: bytes it takes in the server, or the size of the SQLite file; 0 when it is
+        not known, such as for a dump file without a manifest.
     :param tables: tables, partitions and materialized views, without those of extensions;
         ``None`` when they could not be counted.
     :param locale: what a new database needs to be made alike: encoding, collate, ctype …
@@ -23,9 +24,9 @@ class Facts:
     :param migration: Alembic's revision, when the database has one.
     """
 
-    server_version: str
-    size: int
-    tables: int | None
+    server_version: str | None = None
+    size: int = 0
+    tables: int | None = None
     system_identifier: str | None = None
     extensions: Mapping[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
@@ -100,7 +101,7 @@ class Database(Protocol):
     def load(
         self,
         archive: Archive,
-        facts: Mapping[str, Any] | None,
+        facts: Facts | None,
         *,
         owner: bool = True,
         replacing: bool = True,

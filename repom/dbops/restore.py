@@ -7,7 +7,6 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from repom.dbops.archive.archive import Archive
 from repom.dbops.postgres.postgres import Postgres
@@ -18,7 +17,7 @@ from repom.settings import Settings
 from repom.settings.values import expanded
 
 from . import work
-from .database import Database, Kept, Survey
+from .database import Database, Facts, Kept, Survey
 from .work import identity, open_database, since
 
 log = logging.getLogger("repom")
@@ -58,10 +57,10 @@ class Plan:
         """Where the backup comes from, when that is another server or another project;
         for people."""
         if work.is_another(self.backup.system_identifier, self.survey.system_identifier):
-            known = self.backup.facts.get("where")
+            known = self.backup.origin.where
             return f"another server ({known})" if known else "another server"
         if self.backup.is_of_another(self.settings.project):
-            return f"the project in {self.backup.facts['project']}"
+            return f"the project in {self.backup.origin.project}"
         return ""
 
     @property
@@ -239,9 +238,9 @@ def _replace(plan: Plan) -> str | None:
     return _swapped(database, scratch, plan.settings.undo_keep)
 
 
-def proven_facts(backup: Backup) -> dict[str, Any] | None:
+def proven_facts(backup: Backup) -> Facts | None:
     """What the manifest says of the database, when there is a good one."""
-    return {**backup.facts} if backup.counts else None
+    return backup.facts if backup.counts else None
 
 
 def _swapped(database: Database, scratch: str, keep: int) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive
-from repom.dbops.store.backup import Backup
+from repom.dbops.store.backup import Backup, Drill
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import Damaged, Refused, Unreachable
@@ -129,10 +129,8 @@ def _record(
     try:
         with target.lock(source.database, "verify", wait=10):
             now = manifest.read(source.path)  # somebody may have pinned it meanwhile
-            facts = dict(now.facts)
-            if rows:
-                facts["drill"] = {"rows": rows, "duration_s": seconds}
+            drill = Drill(rows, seconds) if rows else now.drill
             verified = tuple(dict.fromkeys([*now.verified, *passed])) if passed else ()
-            target.update(replace(now, verified=verified, facts=facts))
+            target.update(replace(now, verified=verified, drill=drill))
     except ReadOnlyStore:
         log.info("Not recorded: %s cannot be written to", target.folder)

@@ -203,12 +203,12 @@ class Postgres:
     def load(
         self,
         archive: Archive,
-        facts: Mapping[str, Any] | None,
+        facts: Facts | None,
         *,
         owner: bool = True,
         replacing: bool = True,
     ) -> str:
-        facts = facts or {}
+        facts = facts or Facts()
         owner = owner or (not replacing and self._has_roles(archive, facts))
         self._refuse(archive, facts, owner=owner, replacing=replacing)
         with self._attended():
@@ -220,7 +220,7 @@ class Postgres:
                 log.warning("The parallel load failed; loading again with one worker (%s)", error)
             return self._loaded(archive, facts, owner, replacing, 1)
 
-    def _has_roles(self, archive: Archive, facts: Mapping[str, Any]) -> bool:
+    def _has_roles(self, archive: Archive, facts: Facts) -> bool:
         """Whether a drill can keep owners: the functions in the indexes of a table run as
         its owner, which should not be this user."""
         return archive.is_archive and not missing_roles(self._found, archive, facts)
@@ -236,7 +236,7 @@ class Postgres:
     def _loaded(
         self,
         archive: Archive,
-        facts: Mapping[str, Any],
+        facts: Facts,
         owner: bool,
         replacing: bool,
         jobs: int,
@@ -255,23 +255,21 @@ class Postgres:
             raise
         return scratch
 
-    def _create(self, scratch: str, facts: Mapping[str, Any]) -> None:
+    def _create(self, scratch: str, facts: Facts) -> None:
         self.client.change(
             queries.CREATE,
             self._maintenance,
             live=self.name,
             scratch=scratch,
-            locale=json.dumps(facts.get("locale") or {}),
+            locale=json.dumps(dict(facts.locale)),
             comment=owned.describe("scratch", self.name, self.runner.session),
         )
 
-    def _refuse(
-        self, archive: Archive, facts: Mapping[str, Any], *, owner: bool, replacing: bool
-    ) -> None:
+    def _refuse(self, archive: Archive, facts: Facts, *, owner: bool, replacing: bool) -> None:
         """:raises Refused: names what the archive needs and the server lacks."""
         refuse_server(self._found)
         refuse_needs(self._found, archive, facts, owner=owner)
-        refuse_space(self._found, int(facts.get("size") or 0))
+        refuse_space(self._found, facts.size)
         if replacing:
             refuse_holders(self._found)
             self._say_owner(archive)
@@ -348,9 +346,9 @@ class Postgres:
             done = self.client.script(queries.PROPERTIES, scratch, changes=True, **how)
             warn("Not carried over to the restored database", done.stderr)
 
-    def _say_definers(self, scratch: str, facts: Mapping[str, Any]) -> None:
+    def _say_definers(self, scratch: str, facts: Facts) -> None:
         """Without owners, another role's SECURITY DEFINER functions become this user's."""
-        if set(facts.get("roles") or "?") <= {self.client.login.user}:
+        if set(facts.roles or "?") <= {self.client.login.user}:
             return
         names = json.loads(self.client.query(queries.DEFINERS, scratch).strip() or "null") or []
         if names:
@@ -389,9 +387,7 @@ class Postgres:
         pairs = zip(tables, lines[::2], lines[1::2], strict=False)
         return {name: int(count) for (name, _), count, failed in pairs if failed == "false"}
 
-    def load_in_place(
-        self, archive: Archive, facts: Mapping[str, Any] | None, *, owner: bool = True
-    ) -> None:
+    def load_in_place(self, archive: Archive, facts: Facts | None, *, owner: bool = True) -> None:
         """Replace the contents in one transaction, for a user who may not create a
         database. Others wait for its locks meanwhile, and nothing is kept for an undo.
 

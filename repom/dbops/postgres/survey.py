@@ -8,6 +8,7 @@ from typing import Any
 
 from repom.dbops.archive import toc
 from repom.dbops.archive.archive import Archive
+from repom.dbops.database import Facts
 from repom.errors import CommandFailed, Refused
 
 
@@ -37,11 +38,9 @@ def refuse_server(found: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_needs(
-    found: Mapping[str, Any], archive: Archive, facts: Mapping[str, Any], *, owner: bool
-) -> None:
+def refuse_needs(found: Mapping[str, Any], archive: Archive, facts: Facts, *, owner: bool) -> None:
     """:raises Refused: the server lacks extensions or roles of the backup."""
-    missing = sorted(set(facts.get("extensions") or {}) - set(found.get("available") or ()))
+    missing = sorted(set(facts.extensions) - set(found.get("available") or ()))
     if missing and "available" in found:
         raise Refused(
             f"The server lacks extensions of the backup: {', '.join(missing)}", "Install them first"
@@ -54,14 +53,12 @@ def refuse_needs(
         )
 
 
-def missing_roles(
-    found: Mapping[str, Any], archive: Archive, facts: Mapping[str, Any]
-) -> list[str]:
+def missing_roles(found: Mapping[str, Any], archive: Archive, facts: Facts) -> list[str]:
     """Roles of the backup that the server lacks. A role's name has the bytes that it got in
     the database in which it was created: UTF-8, or the encoding of the one backed up."""
     known = {bytes.fromhex(name) for name in found["roles"] or ()}
-    encoding = str((facts.get("locale") or {}).get("encoding") or "UTF8")
-    wanted = {*(facts.get("roles") or ()), *owners(archive)}
+    encoding = facts.locale.get("encoding") or "UTF8"
+    wanted = {*facts.roles, *owners(archive)}
     return sorted(role for role in wanted if not known & spellings(role, encoding))
 
 

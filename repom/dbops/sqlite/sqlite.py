@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -142,7 +142,7 @@ class Sqlite:
     def load(
         self,
         archive: Archive,
-        facts: Mapping[str, Any] | None,
+        facts: Facts | None,
         *,
         owner: bool = True,
         replacing: bool = True,
@@ -408,10 +408,10 @@ def set_limits(live: sqlite3.Connection) -> None:
     live.execute("PRAGMA synchronous = FULL")
 
 
-def size_of(archive: Archive, facts: Mapping[str, Any] | None) -> int:
+def size_of(archive: Archive, facts: Facts | None) -> int:
     """Bytes that the backup takes when it is unpacked, as far as that is known."""
     sides = [] if archive.compression else side_files(archive.path.resolve())
-    known = int((facts or {}).get("size") or 0)
+    known = facts.size if facts else 0
     return known or sum(path.stat().st_size for path in (archive.path, *sides))
 
 

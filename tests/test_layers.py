@@ -32,7 +32,7 @@ INNER = {
     "repom.dbops.files": set(),
     "repom.dbops.archive": FILES,
     "repom.dbops.database": ARCHIVE,
-    "repom.dbops.store": ARCHIVE,
+    "repom.dbops.store": DATABASE,
     "repom.dbops.postgres": DATABASE,
     "repom.dbops.sqlite": DATABASE,
     "repom.dbops.work": WORK,

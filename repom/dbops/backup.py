@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from repom.dbops.archive.archive import Archive, recognise
-from repom.dbops.store.backup import Backup
+from repom.dbops.store.backup import Backup, Origin
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, RepomError, advice
 from repom.runners.host import HostRunner
@@ -74,7 +73,7 @@ def _prune(target: Store, made: Backup, keep: int) -> None:
 
 def _earlier(target: Store, draft: Backup) -> list[Backup]:
     """Proven backups of the same database, newest first; tells what is odd about them."""
-    if draft.facts["tables"] == 0:
+    if draft.facts.tables == 0:
         log.warning("%s has no tables: is it the right database?", draft.database)
     named = [b for b in target.backups(draft.identity) if b.counts]
     if named and not named[0].is_like(draft):
@@ -89,7 +88,7 @@ def _earlier(target: Store, draft: Backup) -> list[Backup]:
 
 def _room(draft: Backup, earlier: list[Backup]) -> int:
     """Bytes that the backup will take about: as the last one; SQLite is copied first."""
-    copy = int(draft.facts["size"]) if draft.backend == "sqlite" else 0
+    copy = draft.facts.size if draft.backend == "sqlite" else 0
     return copy + (earlier[0].size if earlier else 0)
 
 
@@ -98,7 +97,7 @@ def _written(database: Database, target: Store, draft: Backup, started: float) -
         database.dump(file, draft.format)
         archive = _recognised(Path(file.name), draft.format)
         tool = archive.tool or draft.server_version
-        facts = {**draft.facts, "tables": _counted(draft, database, archive)}
+        facts = replace(draft.facts, tables=_counted(draft, database, archive))
         done = replace(draft, tool_version=tool, facts=facts, duration_s=since(started))
         return target.publish(file, done)
 
@@ -109,7 +108,6 @@ def _draft(
     now = datetime.now(UTC).replace(microsecond=0)
     format = "sqlite" if database.backend == "sqlite" else settings.format
     name = target.next_name(database.name, format, label, now)
-    described = asdict(facts)
     return Backup(
         name=name,
         path=target.folder / name,
@@ -121,21 +119,20 @@ def _draft(
         label=label,
         via=database.via,
         host=settings.remote_host,
-        server_version=described.pop("server_version"),
-        system_identifier=described.pop("system_identifier"),
-        facts={**described, **_origin(settings, database)},
+        facts=facts,
+        origin=_origin(settings, database),
     )
 
 
-def _origin(settings: Settings, database: Database) -> dict[str, Any]:
+def _origin(settings: Settings, database: Database) -> Origin:
     """Where a backup comes from and with what settings it was made; no secret."""
     names = ("format", "via", "keep", "user", "host", "port")
-    return {
-        "commit": commit(settings.project),
-        "where": database.where,
-        "project": str(settings.project),
-        "settings": {name: getattr(settings, name) for name in names},
-    }
+    return Origin(
+        commit=commit(settings.project),
+        where=database.where,
+        project=str(settings.project),
+        settings={name: getattr(settings, name) for name in names},
+    )
 
 
 def commit(project: Path) -> str | None:
@@ -167,7 +164,7 @@ def _recognised(path: Path, format: str) -> Archive:
 def _counted(draft: Backup, database: Database, archive: Archive) -> int | None:
     """Tables in the backup, which may have come or gone since the database was asked. A
     plain file does not tell: then nobody knows if the database says another number now."""
-    known: int | None = draft.facts["tables"]
+    known = draft.facts.tables
     if archive.kind != "plain":
         return known if archive.tables is None else archive.tables
     return known if database.identify().tables == known else None
@@ -176,10 +173,9 @@ def _counted(draft: Backup, database: Database, archive: Archive) -> int | None:
 def _may_prune(made: Backup, earlier: list[Backup]) -> bool:
     """Whether the new backup is trusted enough to push older ones out: compared with all of
     them, since the first bad one would vouch for the next."""
-    tables = made.facts.get("tables")
     for old in earlier:
         shrunk = made.format == old.format and made.size < old.size * SUSPICIOUS
-        if shrunk or (tables == 0 and old.facts.get("tables")):
+        if shrunk or (made.facts.tables == 0 and old.facts.tables):
             log.warning(
                 "The backup is much smaller than %s (%d bytes, was %d): nothing was pruned. "
                 "If the database was meant to shrink: %s",

@@ -7,7 +7,6 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from repom.dbops.archive.archive import Archive
 from repom.dbops.postgres.postgres import Postgres
@@ -18,7 +17,7 @@ from repom.settings import Settings
 from repom.settings.values import expanded
 
 from . import work
-from .database import Database, Kept, Survey
+from .database import Database, Facts, Kept, Survey
 from .work import identity, open_database, since
 
 log = logging.getLogger("repom")
@@ -58,10 +57,10 @@ class Plan:
         """Where the backup comes from, when that is another server or another project;
         for people."""
         if work.is_another(self.backup.system_identifier, self.survey.system_identifier):
-            known = self.backup.facts.get("where")
+            known = self.backup.origin.where
             return f"another server ({known})" if known else "another server"
         if self.backup.is_of_another(self.settings.project):
-            return f"the project in {self.backup.facts['project']}"
+            return f"the project in {self.backup.origin.project}"
         return ""
 
     @property
@@ -202,7 +201,7 @@ def carry_out(plan: Plan) -> Restored:
         log.info("Creating database %s", database.name)
     with work.on(settings, database, "restore", *others, replaces=True):
         plan = _confirmed(plan)
-        database.sweep()
+        database.sweep(plan.survey)
         replaced = _replace(plan)
     # What was no database, and was only put aside, pushes nothing out.
     gone = plan.going if not settings.dry and (replaced or not settings.undo_keep) else ()
@@ -230,24 +229,21 @@ def _replace(plan: Plan) -> str | None:
     if plan.in_place and isinstance(database, Postgres):
         # Nothing protects the database from what a script does to its own transaction,
         # and a manifest beside a file from elsewhere may be forged.
-        vouched = work.is_in(plan.configured.backup_dir, plan.backup)
-        database.load_in_place(plan.archive, facts if vouched else None, owner=plan.owner)
+        is_ours = work.is_in(plan.configured.backup_dir, plan.backup)
+        trusted = is_ours and facts is not None
+        database.load_in_place(plan.archive, facts, owner=plan.owner, trusted=trusted)
         return None
-    scratch = database.load(plan.archive, facts, owner=plan.owner)
+    scratch = database.load(plan.survey, plan.archive, facts, owner=plan.owner)
     if plan.settings.dry:
         return None
-    return _swapped(database, scratch, plan.settings.undo_keep)
-
-
-def proven_facts(backup: Backup) -> dict[str, Any] | None:
-    """What the manifest says of the database, when there is a good one."""
-    return {**backup.facts} if backup.counts else None
-
-
-def _swapped(database: Database, scratch: str, keep: int) -> str | None:
     try:
-        return database.swap(scratch, keep=keep)
+        return database.swap(plan.survey, scratch, keep=plan.settings.undo_keep)
     except BaseException:
         database.abort()
         database.discard(scratch)
         raise
+
+
+def proven_facts(backup: Backup) -> Facts | None:
+    """What the manifest says of the database, when there is a good one."""
+    return backup.facts if backup.counts else None

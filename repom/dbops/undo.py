@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 from repom.errors import NotFound
@@ -67,7 +68,7 @@ def carry_out_undo(plan: Undo) -> Restored:
         survey = database.survey()
         work.check_server(plan.settings, database, survey.system_identifier)
         work.check_same(database.name, plan.survey, survey)
-        replaced = database.swap(kept.name, keep=max(1, plan.settings.undo_keep))
+        replaced = database.swap(survey, kept.name, keep=max(1, plan.settings.undo_keep))
     return Restored(database.name, kept.name, replaced, since(started))
 
 
@@ -76,4 +77,5 @@ def undoable(settings: Settings) -> tuple[Kept, ...]:
 
     :raises RepomError: the database cannot be asked.
     """
-    return open_database(settings, "psql").survey().kept
+    with closing(open_database(settings, "psql")) as database:
+        return database.survey().kept

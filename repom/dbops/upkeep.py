@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,8 @@ def _known_system(settings: Settings) -> str | None:
     if settings.backend == "sqlite":
         return work.system_of(settings)
     try:
-        database = open_database(settings, "psql")
-        system = database.survey().system_identifier
+        with closing(open_database(settings, "psql")) as database:
+            system = database.survey().system_identifier
     except (Unreachable, CommandFailed, NotFound) as error:
         log.info("The server was not asked which it is: %s", error.message)
         return None

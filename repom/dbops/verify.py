@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive
-from repom.dbops.store.backup import Backup
+from repom.dbops.store.backup import Backup, Drill
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import Damaged, Refused, Unreachable
@@ -86,7 +87,8 @@ def _read(settings: Settings, archive: Archive) -> bool:
     """Whether the archive could be read; the checksum can be checked without a server."""
     try:
         tool = "pg_restore" if archive.is_archive else "psql"
-        open_database(_for_backend(settings, archive), tool).read(archive)
+        with closing(open_database(_for_backend(settings, archive), tool)) as database:
+            database.read(archive)
         return True
     except (Unreachable, Refused) as error:
         log.warning("The archive was not read to its end: %s", error.message)
@@ -109,10 +111,10 @@ def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, in
     database = open_database(_for_backend(settings, archive), "pg_restore")
     work.check_server(settings, database, database.survey().system_identifier)
     with work.on(settings, database, "drill"):
-        database.survey()
+        found = database.survey()
         archive.check_unchanged()
         facts = proven_facts(source)
-        scratch = database.load(archive, facts, owner=False, replacing=False)
+        scratch = database.load(found, archive, facts, owner=False, replacing=False)
         try:
             return database.rows(scratch)
         finally:
@@ -129,10 +131,8 @@ def _record(
     try:
         with target.lock(source.database, "verify", wait=10):
             now = manifest.read(source.path)  # somebody may have pinned it meanwhile
-            facts = dict(now.facts)
-            if rows:
-                facts["drill"] = {"rows": rows, "duration_s": seconds}
+            drill = Drill(rows, seconds) if rows else now.drill
             verified = tuple(dict.fromkeys([*now.verified, *passed])) if passed else ()
-            target.update(replace(now, verified=verified, facts=facts))
+            target.update(replace(now, verified=verified, drill=drill))
     except ReadOnlyStore:
         log.info("Not recorded: %s cannot be written to", target.folder)

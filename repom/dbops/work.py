@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive, recognise, stamp_of
@@ -16,7 +16,9 @@ from repom.dbops.store.backup import Backup, Identity
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import NotFound, Refused, RepomError, SettingsError, Unreachable, advice
-from repom.runners import choose, engine
+from repom.runners import engine
+from repom.runners.choose import Choice, choose
+from repom.runners.discover import find
 from repom.settings import Settings
 
 from .database import Database, Survey
@@ -35,19 +37,23 @@ def open_database(settings: Settings, tool: str) -> Database:
     """
     if settings.backend == "sqlite":
         return Sqlite(settings.sqlite_path, settings.database)
-    runner = choose.choose(
-        via=settings.via,
-        docker=settings.docker,
-        name=settings.container,
-        service=settings.compose_service,
-        project=settings.project,
-        host=settings.host,
-        port=settings.port,
-        tool=tool,
-        echo=settings.echo,
-        dry=settings.dry,
-    )
-    return Postgres(runner, settings.address, jobs=settings.jobs)
+    choice = chosen(settings, tool)
+    return Postgres(choice.runner, settings.address, jobs=settings.jobs, fallback=choice.fallback)
+
+
+def chosen(settings: Settings, tool: str) -> Choice:
+    """Look for the container that the settings name, decide, and say what was decided."""
+    name, service = settings.container, settings.compose_service
+    is_near = settings.via != "host" and settings.address.is_near(service or name)
+    found = find(settings.docker, name, service, settings.project) if is_near else None
+    choice = choose(settings, found)
+    if choice.reason:
+        log.info("%s", choice.reason)
+    if choice.fallback:
+        log.warning("%s, using host %s", choice.fallback, tool)
+    for warning in choice.warnings:
+        log.warning("%s", warning)
+    return choice
 
 
 def identity(settings: Settings) -> Identity:
@@ -78,8 +84,7 @@ def engine_of(settings: Settings, database: Database, remote: bool) -> str:
 def system_of(settings: Settings) -> str | None:
     """Identifies the configured server, or the SQLite file's project; nothing when it
     cannot be asked."""
-    with suppress(RepomError):
-        database = open_database(settings, "psql")
+    with suppress(RepomError), closing(open_database(settings, "psql")) as database:
         found = database.survey().system_identifier
         if found is None and database.backend == "sqlite":
             found = database.identify().system_identifier
@@ -178,9 +183,10 @@ def on(
         then a store that cannot be written to needs no lock of its own.
     """
     if settings.dry:
-        yield
+        with closing(database):
+            yield
         return
-    with ExitStack() as stack:
+    with closing(database), ExitStack() as stack:
         try:
             _lock(stack, settings, database, doing, sorted({database.name, *names}))
         except ReadOnlyStore:

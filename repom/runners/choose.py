@@ -61,9 +61,7 @@ def choose(settings: Settings, found: Container | None) -> Choice:
     return Choice(on_host, "", fallback, tuple(filter(None, warnings)))
 
 
-def _obstacle(
-    settings: Settings, address: Address, found: Container | None
-) -> RepomError | None:
+def _obstacle(settings: Settings, address: Address, found: Container | None) -> RepomError | None:
     """Why the programs cannot run in the container; nothing when they can."""
     if found is None:
         return SettingsError(
@@ -92,7 +90,9 @@ def _other_port(found: Container, address: Address) -> str:
     if not (wanted.is_loopback and found.port) or found.publishes(wanted):
         return ""
     ip = found.bindings[0][0]
-    where, setting = ("", "") if wanted.reaches(ip) else (f" on {ip}", f" and POSTGRES_HOST to {ip}")
+    where, setting = (
+        ("", "") if wanted.reaches(ip) else (f" on {ip}", f" and POSTGRES_HOST to {ip}")
+    )
     return (
         f"Container {found.name} publishes port {found.port}{where}, but the settings say port"
         f" {wanted.port}; to use the container, set POSTGRES_PORT to {found.port}{setting}"

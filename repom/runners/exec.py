@@ -117,9 +117,7 @@ class ExecRunner:
             blocks = chain([listing], iter(lambda: file.read(1 << 20), b""))
             return self.run(wrapped, stdin=blocks if listing else file, **how)
 
-    def _run_on_folder(
-        self, argv: Sequence[str], path: Path, inside: str, **how: Any
-    ) -> Result:
+    def _run_on_folder(self, argv: Sequence[str], path: Path, inside: str, **how: Any) -> Result:
         """The same for a directory that `pg_dump --format=directory` made."""
         size = sum(member.stat().st_size for member in path.iterdir())
         bring = f"mkdir {inside} && tar -xf - -C {inside} || exit 74; "

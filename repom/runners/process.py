@@ -74,7 +74,9 @@ class Process:
     ) -> None:
         self.argv, self._stdout, self._fed = list(argv), stdout, 0
         is_pumped = stdin is not None and not hasattr(stdin, "fileno")
-        source: Any = subprocess.PIPE if is_pumped else subprocess.DEVNULL if stdin is None else stdin
+        source: Any = (
+            subprocess.PIPE if is_pumped else subprocess.DEVNULL if stdin is None else stdin
+        )
         self._process = start(argv, env, source, stdout or subprocess.PIPE)
         self._failure: BaseException | None = None
         self._said = Tail(self._process.stdout), Tail(self._process.stderr)

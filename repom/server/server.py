@@ -18,8 +18,9 @@ from urllib.parse import quote
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
 from repom.runners import discover, engine
 from repom.runners.discover import PORT, PROJECT_LABEL, Container
-from repom.runners.exec import DockerRunner
+from repom.runners.exec import ExecRunner
 from repom.runners.host import HostRunner
+from repom.runners.runner import Runner
 from repom.settings import Settings
 
 from . import cluster, credentials
@@ -257,7 +258,7 @@ def _await_container(settings: Settings, found: Container) -> Server:
     known = _known(settings, found, item)
     credentials.remember(settings, known, found.port)
     _say_differences(settings, found, item)
-    runner = DockerRunner(settings.docker, found.id, found.name, echo=settings.echo)
+    runner = ExecRunner(settings.docker, found.id, found.name, echo=settings.echo)
     login = credentials.login(known, HOST)
     if problem := _wait(lambda: _answer(runner, "psql", login), lambda: _find(settings).state):
         lines = docker.log_lines(settings.docker, found.id, 20)
@@ -290,7 +291,7 @@ def _say_differences(settings: Settings, found: Container, item: Mapping[str, An
         )
 
 
-def _check_password(runner: DockerRunner, item: Mapping[str, Any], known: Settings) -> None:
+def _check_password(runner: ExecRunner, item: Mapping[str, Any], known: Settings) -> None:
     """That the password is the right one, which the server asks for only when it is
     called by another address than 127.0.0.1. A volume keeps the password it was made with."""
     login = credentials.login(known, str(item["Config"].get("Hostname") or HOST))
@@ -378,7 +379,7 @@ def _given_up(message: str, lines: Iterable[str], known: Settings) -> Unreachabl
     return Unreachable(message, "Its last log lines are above")
 
 
-def _answer(runner: HostRunner, psql: str, login: Mapping[str, str]) -> str:
+def _answer(runner: Runner, psql: str, login: Mapping[str, str]) -> str:
     """Ask the target database over TCP; returns its complaint, or nothing."""
     try:
         result = runner.run([psql, *PROBE], env=login, warn=True, dry=False, timeout=10)

@@ -169,7 +169,7 @@ def _question(plan: Plan) -> str:
     parts = [f"Restore {plan.backup.name} ({size(plan.backup.size)}{made}) into {where}?"]
     if plan.origin:
         parts.append(f"The backup is of {plan.origin}.")
-    if plan.backup.facts.get("tables") == 0:
+    if plan.backup.facts.tables == 0:
         parts.append("The backup holds no tables.")
     if plan.foreign:
         parts.append("The file has no manifest, so its integrity cannot be checked.")
@@ -351,7 +351,7 @@ def prune(
 def _doomed(planned: Pruned) -> str:
     """What a prune of every server's backups would delete."""
     gone = [b for b, _reason in planned.deleted]
-    places = {str(b.facts.get("where") or "an unknown server") for b in gone}
+    places = {b.origin.where or "an unknown server" for b in gone}
     total = f"{counted(len(gone), 'backup')} ({size(sum(b.size for b in gone))})"
     ages = f"made {age(gone[-1].created_at)} to {age(gone[0].created_at)}"
     return f"Delete {total} of {', '.join(sorted(places))}, {ages}? {len(planned.kept)} stay."

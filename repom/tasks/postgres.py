@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,8 @@ def _holds(settings: Settings, seen: server.Server) -> str:
     else:
         login = replace(login, via="docker", host=None, port=None)
     try:
-        found = work.open_database(login, "psql").identify()
+        with closing(work.open_database(login, "psql")) as database:
+            found = database.identify()
         facts = [size(found.size)]
         facts += [] if found.tables is None else [counted(found.tables, "table")]
     except RepomError:

@@ -284,11 +284,11 @@ def test_a_backup_from_the_future_is_told_and_not_deleted(
 
 
 def test_the_manifest_says_where_a_backup_comes_from(settings: Settings) -> None:
-    facts = dbops.backup(replace(settings, password="canary", keep=3)).facts
+    origin = dbops.backup(replace(settings, password="canary", keep=3)).origin
 
-    assert str(settings.project) == facts["project"]
-    assert ("custom", 3, None) == tuple(facts["settings"][k] for k in ("format", "keep", "host"))
-    assert "canary" not in str(facts)
+    assert str(settings.project) == origin.project
+    assert ("custom", 3, None) == tuple(origin.settings[k] for k in ("format", "keep", "host"))
+    assert "canary" not in str(origin)
 
 
 BROKEN = {

@@ -176,7 +176,7 @@ def test_fallback_tells_of_the_containers_port(
 ) -> None:
     requires.image(18)
     server.start(load())
-    told = f"Container {name} publishes port {port}, and host pg_dump uses port 5432;"
+    told = f"Container {name} publishes port {port}, but the settings say port 5432;"
     with contextlib.suppress(RepomError):
         backup(load(POSTGRES_PORT="5432", POSTGRES_HOST="localhost"))
     assert told in caplog.text

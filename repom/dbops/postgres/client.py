@@ -84,9 +84,7 @@ class Client:
 
     # -- scripts ------------------------------------------------------------------------
 
-    def first(
-        self, query: str, database: str, variables: Variables = None
-    ) -> dict[str, Any]:
+    def first(self, query: str, database: str, variables: Variables = None) -> dict[str, Any]:
         """Ask what a server is; a dry run asks it, too.
 
         :param query: begins with `queries.VERSION`.
@@ -101,13 +99,23 @@ class Client:
         return answer
 
     def query(
-        self, query: str, database: str, variables: Variables = None, *, timeout: float | None = None
+        self,
+        query: str,
+        database: str,
+        variables: Variables = None,
+        *,
+        timeout: float | None = None,
     ) -> str:
         """Ask a question; returns the rows, unaligned."""
         return self.script(query, database, variables, timeout=timeout).stdout
 
     def change(
-        self, query: str, database: str, variables: Variables = None, *, timeout: float | None = None
+        self,
+        query: str,
+        database: str,
+        variables: Variables = None,
+        *,
+        timeout: float | None = None,
     ) -> str:
         """Run a script that creates, drops or analyzes, which takes the time it takes."""
         return self.script(query, database, variables, changes=True, timeout=timeout).stdout
@@ -158,14 +166,14 @@ class Client:
         text = (queries.opening(changes=changes) + query).encode()
         limit = timeout if changes else timeout or ANSWER
         dry = False if probe else None
-        done = self.run(argv, stdin=[text], options=None, timeout=limit, dry=dry)
+        done = self.run(argv, stdin=[text], timeout=limit, dry=dry)
         return Answer(done.stdout, done.stderr)
 
     def session(self, database: str) -> Session:
         """The open psql of a database."""
         if database not in self._sessions:
             argv = psql_argv(self.conninfo(database), {})
-            self._sessions[database] = self._retried(lambda env: self._opened(argv, env), None)
+            self._sessions[database] = self._retried(lambda env: self._opened(argv, env))
         return self._sessions[database]
 
     def _opened(self, argv: list[str], env: Mapping[str, str]) -> Session:
@@ -195,7 +203,7 @@ class Client:
         self,
         argv: list[str],
         *,
-        options: str | None = "",
+        options: str = "",
         stdin: Stdin = None,
         stdout: BinaryIO | None = None,
         timeout: float | None = None,
@@ -204,8 +212,7 @@ class Client:
     ) -> Result:
         """Run a program; a password goes with it when the server turns out to want one.
 
-        :param options: settings of its sessions beside the usual ones, as in PGOPTIONS;
-            ``None`` for a script of ours, which begins with them.
+        :param options: settings of its sessions beside the usual ones, as in PGOPTIONS.
         :raises RepomError: see `failures`.
         """
         return self._retried(
@@ -270,7 +277,7 @@ class Client:
                 self.runner = replace(self.runner, folder=fitting)
         self._versions = Versions(psql, server)
 
-    def _retried(self, attempt: Callable[[Mapping[str, str]], T], options: str | None) -> T:
+    def _retried(self, attempt: Callable[[Mapping[str, str]], T], options: str = "") -> T:
         with translated(self.login, self.runner):
             try:
                 return attempt(self.environment(options))
@@ -289,11 +296,11 @@ class Client:
             return True
         return False
 
-    def environment(self, options: str | None = "") -> dict[str, str]:
+    def environment(self, options: str = "") -> dict[str, str]:
         """Variables for libpq. The password is among them on the host, and in a container
         only when its local connections do not trust."""
         env = {"PGCONNECT_TIMEOUT": "15"}
-        own = "" if options is None or not self._with_options else f"{SESSION} {options}"
+        own = f"{SESSION} {options}" if self._with_options else ""
         if given := f"{self.login.session} {own}".strip():
             env["PGOPTIONS"] = given
         if self._with_password and self.login.password:

@@ -35,7 +35,9 @@ class Postgres:
 
     backend = "postgresql"
 
-    def __init__(self, runner: Runner, login: Address, *, jobs: int = 1, fallback: str = "") -> None:
+    def __init__(
+        self, runner: Runner, login: Address, *, jobs: int = 1, fallback: str = ""
+    ) -> None:
         self.client = Client(runner, login, fallback)
         self.name, self.jobs, self.fallback = login.database, jobs, fallback
         self._is_idle = False
@@ -113,7 +115,7 @@ class Postgres:
 
     def _blocked(self, error: CommandFailed) -> RepomError:
         """Names who keeps the dump out, unless it failed to lock a table for another reason."""
-        holders = self.client.query(queries.LOCKERS, self.name).strip("\n").split("\n")
+        holders = self.client.apart(queries.LOCKERS, self.name).stdout.strip("\n").split("\n")
         who = ", ".join(filter(None, holders))
         if not who and "timeout" not in error.stderr:
             return error
@@ -207,7 +209,9 @@ class Postgres:
         place = self.client.maintenance
         if place != "template1" and not self.client.runner.dry:
             key = str(swap.lock_key(self.name))
-            held = self.client.change(queries.HOLD, place, {"key": key}, timeout=owned.DROPPING).strip()
+            held = self.client.change(
+                queries.HOLD, place, {"key": key}, timeout=owned.DROPPING
+            ).strip()
             if held != "held":
                 raise swap.in_use(self.name, held.split("\n")[0])
         yield

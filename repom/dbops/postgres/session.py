@@ -60,7 +60,9 @@ class Session:
             self._process.stdin.flush()
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            return Answer(self._until(end, self._out, deadline), self._until(end, self._err, deadline))
+            return Answer(
+                self._until(end, self._out, deadline), self._until(end, self._err, deadline)
+            )
         except queue.Empty:
             raise CommandFailed(f"psql did not answer within {timeout:g} s") from None
 

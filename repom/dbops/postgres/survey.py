@@ -102,7 +102,9 @@ def refuse_server(found: ServerSurvey) -> None:
         )
 
 
-def refuse_needs(found: ServerSurvey, archive: Archive, facts: Facts | None, *, owner: bool) -> None:
+def refuse_needs(
+    found: ServerSurvey, archive: Archive, facts: Facts | None, *, owner: bool
+) -> None:
     """:raises Refused: the server lacks extensions or roles of the backup."""
     extensions = set(facts.extensions if facts else ())
     missing = sorted(extensions - found.available) if found.available is not None else []

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -141,8 +141,9 @@ class Sqlite:
 
     def load(
         self,
+        found: Survey,
         archive: Archive,
-        facts: Mapping[str, Any] | None,
+        facts: Facts | None,
         *,
         owner: bool = True,
         replacing: bool = True,
@@ -191,7 +192,7 @@ class Sqlite:
             counts = {name: count_rows(copy, name) for (name,) in names}
         return {name: count for name, count in counts.items() if count is not None}
 
-    def swap(self, scratch: str, *, keep: int) -> str | None:
+    def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
         # After all that is kept, since a clock that was ahead must not change which one
         # was replaced last.
         after = [k.created_at + timedelta(microseconds=1) for k in self._kept()]
@@ -225,11 +226,14 @@ class Sqlite:
                 found.append(Kept(str(path), self.name, when, path.stat().st_size))
         return sorted(found, key=lambda each: each.created_at, reverse=True)
 
-    def sweep(self) -> None:
+    def sweep(self, found: Survey) -> None:
         self.home.sweep()
 
     def exclusive(self, doing: str) -> AbstractContextManager[None]:
         return self.home.exclusive(doing)
+
+    def close(self) -> None:
+        """There is nothing that stays open."""
 
     def abort(self, session: str | None = None) -> None:
         """Nothing runs elsewhere."""
@@ -239,7 +243,7 @@ class Sqlite:
         if not self.path.is_file():
             raise self._missing()
         program = ["sqlite3"] if shutil.which("sqlite3") else [sys.executable, "-m", "sqlite3"]
-        return HostRunner().interactive([*program, str(self.path)])
+        return HostRunner().interactive([*program, str(self.path)], {})
 
     def _scratch(self) -> Path:
         return self.home.new("scratch", secrets.token_hex(4))
@@ -408,10 +412,10 @@ def set_limits(live: sqlite3.Connection) -> None:
     live.execute("PRAGMA synchronous = FULL")
 
 
-def size_of(archive: Archive, facts: Mapping[str, Any] | None) -> int:
+def size_of(archive: Archive, facts: Facts | None) -> int:
     """Bytes that the backup takes when it is unpacked, as far as that is known."""
     sides = [] if archive.compression else side_files(archive.path.resolve())
-    known = int((facts or {}).get("size") or 0)
+    known = facts.size if facts else 0
     return known or sum(path.stat().st_size for path in (archive.path, *sides))
 
 

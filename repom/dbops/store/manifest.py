@@ -9,17 +9,19 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from repom.dbops.database import Facts
 from repom.dbops.files import sha256
 from repom.errors import Damaged, NotFound, advice
 
-from .backup import Backup, manifest_of
+from .backup import Backup, Drill, Origin, manifest_of
 from .names import EXTENSIONS, NAME, TIME, decoded
 
 log = logging.getLogger("repom")
@@ -65,26 +67,42 @@ def read(path: Path) -> Backup:
 
 
 def _described(path: Path, content: Mapping[str, Any]) -> Backup:
-    """:raises TypeError, KeyError, ValueError: the manifest is not one of a backup."""
-    for name, fits in MANIFEST_FIELDS.items():
-        if not fits(content[name]):
-            raise TypeError(name)
-    for name, fits in FACTS.items():
-        if not fits(content["facts"].get(name)):
-            raise TypeError(name)
-    names = {f.name for f in fields(Backup)} - {"problem"}
-    known = {key: value for key, value in content.items() if key in names}
-    when = datetime.fromisoformat(content["created_at"].replace("Z", "+00:00"))
-    known |= {"created_at": when.astimezone(UTC), "verified": tuple(content["verified"])}
-    return Backup(**{**known, "name": path.name, "path": path})
+    """:raises TypeError, KeyError, ValueError, AttributeError: it is not a backup's manifest."""
+    facts = content["facts"]
+    wrong = [n for n, fits in FIELDS.items() if not fits(content[n])]
+    wrong += [n for n, fits in FACTS.items() if facts.get(n) is not None and not fits(facts[n])]
+    if wrong:
+        raise TypeError(", ".join(wrong))
+    known = {name: value for name, value in facts.items() if value is not None}
+    known |= {name: content[name] for name in ("server_version", "system_identifier")}
+    return Backup(
+        **_fields(Backup, content, without=("name", "path", "facts", "origin", "drill", "problem"))
+        | {"created_at": _time(content["created_at"]), "verified": tuple(content["verified"])},
+        name=path.name,
+        path=path,
+        facts=Facts(**_fields(Facts, known) | {"roles": tuple(known.get("roles", ()))}),
+        origin=Origin(**_fields(Origin, known)),
+        drill=Drill(**_fields(Drill, known["drill"])) if "drill" in known else None,
+    )
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _fields(
+    kind: type, content: Mapping[str, Any], without: Collection[str] = ()
+) -> dict[str, Any]:
+    """What a dataclass takes from a manifest, which a newer version may have written."""
+    names = {field.name for field in fields(kind)}.difference(without)
+    return {name: content[name] for name in names & content.keys()}
 
 
-def _is_text_or_none(value: object) -> bool:
-    return value is None or isinstance(value, str)
+def _time(text: str) -> datetime:
+    when = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if when.tzinfo is None:
+        raise ValueError(text)
+    return when.astimezone(UTC)
+
+
+def _is(*types: type) -> Callable[[object], bool]:
+    return lambda value: type(value) in types
 
 
 def _is_count(value: object) -> bool:
@@ -92,27 +110,21 @@ def _is_count(value: object) -> bool:
 
 
 def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, dict)
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _is_text_mapping(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_text, value.values()))
+    return isinstance(value, dict) and _is_texts([*value.values()])
 
 
-def _may_be(fits: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or fits(value)
-
+_is_text, _is_text_or_none, _is_mapping = _is(str), _is(str, NoneType), _is(dict)
 
 #: What a manifest's fields must be: whoever writes one can also write its checksum.
-MANIFEST_FIELDS: dict[str, Callable[[Any], bool]] = {
+FIELDS: dict[str, Callable[[Any], bool]] = {
     "database": _is_text,
     "backend": lambda value: value in ("postgresql", "sqlite"),
-    "format": lambda value: isinstance(value, str) and value in EXTENSIONS,
-    "created_at": lambda value: bool(datetime.fromisoformat(value.replace("Z", "+00:00")).tzinfo),
+    "format": lambda value: value in EXTENSIONS,
+    "created_at": _is_text,
     "size": _is_count,
     "label": _is_text_or_none,
     "sha256": lambda value: bool(re.fullmatch(r"[0-9a-f]{64}", value)),
@@ -120,26 +132,37 @@ MANIFEST_FIELDS: dict[str, Callable[[Any], bool]] = {
     "server_version": _is_text_or_none,
     "tool_version": _is_text_or_none,
     "system_identifier": _is_text_or_none,
-    "pinned": lambda value: isinstance(value, bool),
+    "pinned": _is(bool),
     "verified": _is_texts,
-    "duration_s": lambda value: value is None or type(value) in (int, float),
+    "duration_s": _is(int, float, NoneType),
     "host": _is_text_or_none,
     "facts": _is_mapping,
 }
 #: The same of what is known of the database; each may be missing.
 FACTS: dict[str, Callable[[object], bool]] = {
-    "size": _may_be(_is_count),
-    "tables": _may_be(_is_count),
-    "extensions": _may_be(_is_text_mapping),
-    "roles": _may_be(_is_texts),
-    "locale": _may_be(_is_text_mapping),
-    "project": _is_text_or_none,
-    "where": _is_text_or_none,
-    "migration": _is_text_or_none,
-    "commit": _is_text_or_none,
-    "settings": _may_be(_is_mapping),
-    "drill": _may_be(_is_mapping),
+    "size": _is_count,
+    "tables": _is_count,
+    "extensions": _is_text_mapping,
+    "roles": _is_texts,
+    "locale": _is_text_mapping,
+    "project": _is_text,
+    "where": _is_text,
+    "migration": _is_text,
+    "commit": _is_text,
+    "settings": _is_mapping,
+    "drill": _is_mapping,
 }
+
+
+def serialized(backup: Backup) -> bytes:
+    """The manifest of a backup. `facts` holds where it comes from, too, as in version 0.1."""
+    facts = asdict(backup.facts) | asdict(backup.origin)
+    del facts["server_version"], facts["system_identifier"]
+    if backup.drill:
+        facts["drill"] = asdict(backup.drill)
+    content = backup.as_json() | {"host": backup.host, "facts": facts}
+    del content["path"]
+    return spelled(content | {"checksum": checksum(content)})
 
 
 def guess(path: Path) -> Backup:

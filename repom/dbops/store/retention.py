@@ -55,7 +55,7 @@ def plan_prune(
     dated = [b for b in own if not is_ahead(b)]
     least, rank = max(1, keep or 1), 0
     # One without a table pushes none out that has some: it may be what an accident left.
-    filled = [b for b in dated if b.facts.get("tables") != 0] or dated
+    filled = [b for b in dated if b.facts.tables != 0] or dated
     for each in (b for b in dated if not b.pinned):
         rank += each in filled
         if rank <= least - (each not in filled):

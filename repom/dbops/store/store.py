@@ -27,7 +27,7 @@ from repom.errors import CommandFailed, Damaged, NotFound, Refused, SettingsErro
 
 from .backup import Backup, Identity, is_ahead, manifest_of
 from .lock import DOING, NOTE, SESSION
-from .manifest import LIST, checksum, contents, guess, read, spelled
+from .manifest import LIST, contents, guess, read, serialized
 from .names import EXTENSIONS, NAME, TIME, check_label, encoded, is_own_name, number_of
 from .storage import disk_error, is_plain_file, shown_size
 
@@ -131,13 +131,10 @@ class Store:
         return backup
 
     def _write_manifest(self, backup: Backup) -> None:
-        content = {**backup.as_json(), "host": backup.host, "facts": dict(backup.facts)}
-        del content["path"]
-        content["checksum"] = checksum(content)
         partial = backup.path.with_name(f".{backup.name}.json.partial")
         remove(partial)
         with create_private(partial) as file:
-            file.write(spelled(content))
+            file.write(serialized(backup))
             sync(file)
         partial.replace(backup.manifest)
 
@@ -189,7 +186,7 @@ class Store:
         for newer in every[: every.index(chosen)]:
             log.warning("Left out: %s (%s)", newer.name, _why_left_out(newer))
         if chosen.is_of_another(project):
-            log.warning("%s was made in %s", chosen.name, chosen.facts["project"])
+            log.warning("%s was made in %s", chosen.name, chosen.origin.project)
         return chosen
 
     def find(self, name: str, which: Identity | None = None) -> Backup:
@@ -391,5 +388,5 @@ def _why_left_out(backup: Backup) -> str:
         return backup.problem or "damaged, or its manifest is missing"
     if is_ahead(backup):
         return "dated in the future"
-    made = backup.facts.get("project")
+    made = backup.origin.project
     return f"made in {made}" if made else "of another server"

@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from repom.dbops.postgres.client import Client, free_bytes
+from repom.dbops.postgres.client import Client, Versions, free_bytes
 from repom.dbops.postgres.commands import (
     ARCHIVE_FORMATS,
     RESTRICT_SINCE,
@@ -17,7 +18,8 @@ from repom.dbops.postgres.commands import (
     restricts,
     script_argv,
 )
-from repom.dbops.postgres.postgres import Postgres, gate, gated_argv
+from repom.dbops.postgres.load import gate, gated_argv
+from repom.dbops.postgres.postgres import Postgres
 from repom.errors import CommandFailed, Refused
 from repom.runners.host import HostRunner
 from repom.settings.address import Address, quoted
@@ -219,7 +221,7 @@ WANTED = Answer(stderr="fe_sendauth: no password supplied", exited=2)
 
 def test_on_the_host_the_password_is_in_the_environment_alone() -> None:
     runner = FakeRunner({"psql": [Answer("1")]})
-    Client(runner, FULL).query("SELECT 1", "shop")
+    Client(runner, FULL).apart("SELECT 1", "shop")
 
     (call,) = runner.calls
     assert CANARY == call.env["PGPASSWORD"]
@@ -227,42 +229,42 @@ def test_on_the_host_the_password_is_in_the_environment_alone() -> None:
 
 
 def test_in_a_container_that_trusts_no_password_is_sent() -> None:
-    runner = FakeRunner({"psql": [Answer("1")]}, via="docker", trusted=True)
-    Client(runner, FULL).query("SELECT 1", "shop")
+    runner = FakeRunner({"psql": [Answer("1")]}, trusts_local=True)
+    Client(runner, FULL).apart("SELECT 1", "shop")
 
     assert [False] == ["PGPASSWORD" in call.env for call in runner.calls]
 
 
 def test_in_a_container_that_wants_a_password_it_is_sent_from_then_on() -> None:
     answers = {"psql": [WANTED, Answer("1"), Answer("2")]}
-    runner = FakeRunner(answers, via="docker", trusted=True)
+    runner = FakeRunner(answers, trusts_local=True)
     client = Client(runner, FULL)
 
-    assert ["1", "2"] == [client.query("SELECT 1", "shop") for _ in range(2)]
+    assert ["1", "2"] == [client.apart("SELECT 1", "shop").stdout for _ in range(2)]
     assert [None, CANARY, CANARY] == [call.env.get("PGPASSWORD") for call in runner.calls]
 
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_a_password_that_nobody_knows_is_not_asked_for_twice(trusted: bool) -> None:
-    runner = FakeRunner({"psql": [WANTED]}, via="docker", trusted=trusted)
+    runner = FakeRunner({"psql": [WANTED]}, trusts_local=trusted)
 
     with pytest.raises(Exception, match=r"wants a password|no password"):
-        Client(runner, HERE).query("SELECT 1", "shop")
+        Client(runner, HERE).apart("SELECT 1", "shop")
     assert 1 == len(runner.calls)
 
 
 def test_a_question_is_asked_in_a_dry_run_too() -> None:
     runner = FakeRunner({"psql": [Answer("1"), Answer("1")]})
     client = Client(runner, HERE)
-    client.query("SELECT 1", "shop", probe=True)
-    client.query("SELECT 1", "shop")
+    client.apart("SELECT 1", "shop", probe=True)
+    client.apart("SELECT 1", "shop")
 
     assert [False, None] == [call.dry for call in runner.calls]
 
 
 def test_names_reach_a_query_as_variables_of_psql() -> None:
     runner = FakeRunner({"psql": [Answer("1")]})
-    Client(runner, HERE).query("SELECT :'live'", "postgres", live="x'; DROP TABLE y; --")
+    Client(runner, HERE).apart("SELECT :'live'", "postgres", {"live": "x'; DROP TABLE y; --"})
 
     (call,) = runner.calls
     assert call.stdin
@@ -298,9 +300,9 @@ def test_a_pooler_that_refuses_options_is_asked_without() -> None:
 def dumped(
     path: Path, answers: Sequence[Answer], major: int = 17, holders: str = "a session"
 ) -> FakeRunner:
-    runner = FakeRunner({"pg_dump": answers, "psql": [Answer(holders)]}, via="docker")
-    database = Postgres(runner, HERE)
-    database.client.server_major = major
+    runner = FakeRunner({"pg_dump": answers, "psql": [Answer(holders)]})
+    database = Postgres(runner, replace(HERE, database="postgres"))  # no open session
+    database.client._versions = Versions(170006, major * 10_000)
     with path.open("w+b") as file:
         database.dump(file, "custom")
     return runner

@@ -19,7 +19,7 @@ from repom.errors import (
     SettingsError,
     Unreachable,
 )
-from repom.runners.exec import DockerRunner
+from repom.runners.exec import ExecRunner
 from repom.runners.host import HostRunner
 from repom.settings.address import Address
 
@@ -130,7 +130,7 @@ def test_other_failures_are_told_apart_by_the_programs_words(
 
 @pytest.mark.parametrize("exited", [126, 127])
 def test_no_program_in_the_container_is_3(exited: int) -> None:
-    runner = DockerRunner("docker", "id", "shop_db")
+    runner = ExecRunner("docker", "id", "shop_db")
     error = explain(Result(stderr="exec failed", exited=exited), LOGIN, runner)
 
     assert isinstance(error, Unreachable)
@@ -164,7 +164,7 @@ def test_odd_names_do_no_harm(database: str) -> None:
     [
         (Address(user="ann", database="shop"), HostRunner(), "localhost:5432"),
         (LOGIN, HostRunner(), WHERE),
-        (LOGIN, DockerRunner("docker", "id", "shop_db"), "container shop_db"),
+        (LOGIN, ExecRunner("docker", "id", "shop_db"), "container shop_db"),
         (Address("/run", None, "ann", "shop"), HostRunner(), "/run:5432"),
     ],
     ids=["defaults", "another machine", "a container", "a socket"],

@@ -19,6 +19,7 @@ import pytest
 
 from repom import dbops
 from repom.dbops.archive.archive import recognise
+from repom.dbops.database import Facts
 from repom.dbops.files import create_private
 from repom.dbops.sqlite import copying, home, sqlite
 from repom.dbops.sqlite.sqlite import Sqlite
@@ -691,7 +692,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     monkeypatch.setattr(sqlite, "check_space", lambda _folder: None)
     expected = nullcontext() if fits else pytest.raises(Refused, match="bytes free")
     with expected:
-        live.discard(live.load(recognise(backup), {"size": size}))
+        live.discard(live.load(recognise(backup), Facts(size=size)))
 
     assert [] == hidden(tmp_path)
 

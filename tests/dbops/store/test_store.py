@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -17,9 +18,10 @@ from typing import BinaryIO
 
 import pytest
 
+from repom.dbops.database import Facts
 from repom.dbops.files import remove
 from repom.dbops.store import backup
-from repom.dbops.store.backup import Backup
+from repom.dbops.store.backup import Backup, Drill, Origin
 from repom.dbops.store.manifest import check, checksum, guess, read, spelled
 from repom.dbops.store.names import encoded
 from repom.dbops.store.retention import plan_prune
@@ -172,8 +174,11 @@ def test_files_that_repom_could_not_have_named_are_not_seen_and_not_touched(targ
 
 
 def test_a_published_backup_is_what_was_written_and_said(target: Store) -> None:
-    facts = {"tables": 3, "roles": ["ann"], "locale": {"encoding": "UTF8"}}
-    made = make(target, content=bytes(range(256)), host="db.example.com", facts=facts)
+    facts = Facts("17.2", 8, 3, roles=("ann",), locale={"encoding": "UTF8"}, migration="a1")
+    origin = Origin("abc", "container db", "/here", {"keep": 3})
+    made = make(
+        target, content=bytes(range(256)), host="db.example.com", facts=facts, origin=origin
+    )
 
     assert bytes(range(256)) == made.path.read_bytes()
     assert (256, ("complete", "sha256"), True) == (made.size, made.verified, made.counts)
@@ -291,7 +296,7 @@ def flipped(path: Path) -> Iterator[None]:
 
 
 def test_every_flipped_bit_of_a_manifest_is_found(target: Store) -> None:
-    made = make(target, "größe", facts={"tables": 3}, duration_s=1e-05)
+    made = make(target, "größe", facts=Facts(tables=3), duration_s=1e-05)
     for _ in flipped(made.manifest):
         with pytest.raises(Damaged):
             read(made.path)
@@ -333,6 +338,84 @@ def test_a_manifest_of_a_newer_repom_is_read(target: Store) -> None:
     made.manifest.write_bytes(spelled({**content, "checksum": checksum(content)}))
 
     assert made == read(made.path)
+
+
+#: As version 0.1 wrote it, byte for byte.
+MANIFEST_0_1 = b"""{
+  "name": "shop_20260224T150000Z.dump",
+  "database": "shop",
+  "backend": "postgresql",
+  "format": "custom",
+  "label": null,
+  "created_at": "2026-02-24T15:00:00Z",
+  "size": 13,
+  "sha256": "SHA256",
+  "via": "docker",
+  "server_version": "17.2",
+  "tool_version": "17.2",
+  "system_identifier": "7300000000000000001",
+  "pinned": true,
+  "verified": [
+    "complete",
+    "sha256",
+    "archive",
+    "drill"
+  ],
+  "duration_s": 0.5,
+  "host": null,
+  "facts": {
+    "size": 7800000,
+    "tables": 3,
+    "extensions": {
+      "citext": "1.6"
+    },
+    "roles": [
+      "ann"
+    ],
+    "locale": {
+      "encoding": "UTF8"
+    },
+    "migration": null,
+    "commit": null,
+    "where": "container shop_db",
+    "project": "/home/ann/shop",
+    "settings": {
+      "format": "custom",
+      "keep": 7
+    },
+    "drill": {
+      "rows": {
+        "public.item": 1000
+      },
+      "duration_s": 1.5
+    }
+  },
+  "checksum": "CHECKSUM"
+}"""
+
+
+def test_a_manifest_of_0_1_is_read_and_keeps_its_shape(target: Store) -> None:
+    content = b"PGDMP content"
+    raw = MANIFEST_0_1.replace(b"SHA256", hashlib.sha256(content).hexdigest().encode())
+    known = json.loads(raw)
+    del known["checksum"]
+    raw = raw.replace(b"CHECKSUM", checksum(known).encode())
+    target.folder.mkdir()
+    path = target.folder / "shop_20260224T150000Z.dump"
+    path.write_bytes(content)
+    backup.manifest_of(path).write_bytes(raw)
+
+    [found] = target.backups(SHOP)
+    target.update(found)
+
+    assert raw == found.manifest.read_bytes()
+    assert Drill({"public.item": 1000}, 1.5) == found.drill
+    assert ("17.2", "7300000000000000001") == (found.server_version, found.system_identifier)
+    assert (7800000, 3, ("ann",)) == (found.facts.size, found.facts.tables, found.facts.roles)
+    assert ("container shop_db", {"format": "custom", "keep": 7}) == (
+        found.origin.where,
+        found.origin.settings,
+    )
 
 
 def test_a_file_without_a_manifest_is_described_by_its_name_and_does_not_count(
@@ -449,7 +532,8 @@ def test_of_a_name_that_two_servers_share_only_the_own_ones_go(target: Store) ->
     """A server made anew is another one; two checkouts that use one server are not."""
     made = {
         (server, project): [
-            make(target, system_identifier=server, facts={"project": project}) for _ in range(2)
+            make(target, facts=Facts(system_identifier=server), origin=Origin(project=project))
+            for _ in range(2)
         ]
         for server in ("1", "2")
         for project in ("/here", "/there")
@@ -467,8 +551,8 @@ def test_of_a_name_that_two_servers_share_only_the_own_ones_go(target: Store) ->
 
 
 def test_what_an_accident_left_pushes_no_backup_with_tables_out(target: Store) -> None:
-    full = [make(target, facts={"tables": 3}) for _ in range(3)]
-    empty = [make(target, facts={"tables": 0}) for _ in range(3)]
+    full = [make(target, facts=Facts(tables=3)) for _ in range(3)]
+    empty = [make(target, facts=Facts(tables=0)) for _ in range(3)]
 
     deleted = {b.name for b, _ in plan_prune(target.backups(SHOP), keep=2).deleted}
     assert {full[0].name} == deleted
@@ -478,11 +562,13 @@ def test_what_an_accident_left_pushes_no_backup_with_tables_out(target: Store) -
 def test_a_server_on_a_copied_volume_is_another_one(target: Store) -> None:
     """It has the original's identifier; what tells is another folder at another address."""
     one, two = (
-        make(target, system_identifier="1", facts={"project": p, "where": w})
+        make(target, facts=Facts(system_identifier="1"), origin=Origin(project=p, where=w))
         for p, w in (("/here", "container a"), ("/there", "container b"))
     )
     other_checkout = make(
-        target, system_identifier="1", facts={"project": "/third", "where": "container a"}
+        target,
+        facts=Facts(system_identifier="1"),
+        origin=Origin(project="/third", where="container a"),
     )
 
     gone = [b for b, _ in plan_prune(target.backups(SHOP), keep=1, like=one).deleted]

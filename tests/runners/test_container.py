@@ -172,7 +172,7 @@ def test_echo_and_dry_reach_the_runner_and_the_question_is_asked_all_the_same(
     shows(docker, inspected())
     choice = choosing(docker, echo=True, dry=True)
 
-    assert isinstance(choice.runner, HostRunner)
+    assert isinstance(choice.runner, ExecRunner)
     assert choice.runner.echo
     assert choice.runner.dry
     assert 1 == len(docker.calls)

@@ -247,7 +247,7 @@ class Postgres:
             self._fill(scratch, archive, owner=owner, jobs=jobs)
             self._finish(scratch, archive, replacing=replacing)
             if replacing and (archive.kind == "plain" or not owner):
-                self._say_definers(scratch, facts)
+                self._warn_of_definers(scratch, facts)
             archive.check_unchanged()
         except BaseException as error:
             self.abort()
@@ -272,10 +272,10 @@ class Postgres:
         refuse_space(self._found, facts.size)
         if replacing:
             refuse_holders(self._found)
-            self._say_owner(archive)
+            self._warn_of_lost_owners(archive)
         self._check_format(archive)
 
-    def _say_owner(self, archive: Archive) -> None:
+    def _warn_of_lost_owners(self, archive: Archive) -> None:
         user = self.client.login.user
         if archive.kind == "plain" and self._found["owner"] not in (None, user):
             log.warning(
@@ -346,7 +346,7 @@ class Postgres:
             done = self.client.script(queries.PROPERTIES, scratch, changes=True, **how)
             warn("Not carried over to the restored database", done.stderr)
 
-    def _say_definers(self, scratch: str, facts: Facts) -> None:
+    def _warn_of_definers(self, scratch: str, facts: Facts) -> None:
         """Without owners, another role's SECURITY DEFINER functions become this user's."""
         if set(facts.roles or "?") <= {self.client.login.user}:
             return

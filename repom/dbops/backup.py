@@ -75,15 +75,15 @@ def _earlier(target: Store, draft: Backup) -> list[Backup]:
     """Proven backups of the same database, newest first; tells what is odd about them."""
     if draft.facts.tables == 0:
         log.warning("%s has no tables: is it the right database?", draft.database)
-    named = [b for b in target.backups(draft.identity) if b.counts]
-    if named and not named[0].is_like(draft):
+    named = [b for b in target.backups(draft.identity) if b.is_verified]
+    if named and not named[0].is_same_database_as(draft):
         log.warning(
             "Not pruning %s and older ones like it: they belong to another server or project",
             named[0].name,
         )
     if named and named[0].created_at > draft.created_at:
         log.warning("%s is dated in the future: is this machine's clock right?", named[0].name)
-    return [b for b in named if b.is_like(draft)]
+    return [b for b in named if b.is_same_database_as(draft)]
 
 
 def _room(draft: Backup, earlier: list[Backup]) -> int:

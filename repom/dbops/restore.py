@@ -50,7 +50,7 @@ class Plan:
     @property
     def foreign(self) -> bool:
         """Whether the file has no manifest, so that nothing says that it is whole."""
-        return not self.backup.counts
+        return not self.backup.is_verified
 
     @property
     def origin(self) -> str:
@@ -59,13 +59,14 @@ class Plan:
         if work.is_another(self.backup.system_identifier, self.survey.system_identifier):
             known = self.backup.origin.where
             return f"another server ({known})" if known else "another server"
-        if self.backup.is_of_another(self.settings.project):
+        if self.backup.is_from_other_project(self.settings.project):
             return f"the project in {self.backup.origin.project}"
         return ""
 
     @property
-    def going(self) -> tuple[Kept, ...]:
-        """Kept databases that will go, since the replaced one takes their place."""
+    def to_delete(self) -> tuple[Kept, ...]:
+        """Undo copies that this restore deletes, since the replaced database becomes the
+        newest one."""
         if self.in_place or not self.survey.exists:
             return ()
         return self.survey.kept[max(0, self.settings.undo_keep - 1) :]
@@ -204,7 +205,7 @@ def carry_out(plan: Plan) -> Restored:
         database.sweep(plan.survey)
         replaced = _replace(plan)
     # What was no database, and was only put aside, pushes nothing out.
-    gone = plan.going if not settings.dry and (replaced or not settings.undo_keep) else ()
+    gone = plan.to_delete if not settings.dry and (replaced or not settings.undo_keep) else ()
     for old in gone:
         log.info(
             "Deleting the older undo copy (REPOM_UNDO_KEEP is %d): %s", settings.undo_keep, old.name
@@ -246,4 +247,4 @@ def _replace(plan: Plan) -> str | None:
 
 def proven_facts(backup: Backup) -> Facts | None:
     """What the manifest says of the database, when there is a good one."""
-    return backup.facts if backup.counts else None
+    return backup.facts if backup.is_verified else None

@@ -71,7 +71,7 @@ def prune(
     target, which = Store(settings.backup_dir), identity(settings)
     system = _known_system(settings)
     with nullcontext() if settings.dry else target.lock(settings.database, "prune"):
-        proven = [b for b in target.backups(which) if b.counts]
+        proven = [b for b in target.backups(which) if b.is_verified]
         likes = _likes(proven, settings, system, all_servers)
         if not likes:
             return Pruned(tuple((b, retention.FROM_ELSEWHERE) for b in proven), ())
@@ -87,7 +87,7 @@ def _likes(
 ) -> list[Backup]:
     """Backups that stand for those which may go: one of this server; where that is not
     known, the newest one of this project."""
-    own = [b for b in proven if not b.is_of_another(settings.project)]
+    own = [b for b in proven if not b.is_from_other_project(settings.project)]
     if all_servers:
         return own
     same = [b for b in proven if system and b.system_identifier == system]
@@ -126,7 +126,7 @@ def pin(
     """
     settings = settings or Settings.load()
     source = find(settings, backup)
-    if not source.counts:
+    if not source.is_verified:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
     if settings.dry:
         log.info("Would %s %s", "unpin" if off else "pin", source.name)

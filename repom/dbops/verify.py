@@ -69,7 +69,7 @@ def verify(
 
 def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str], dict[str, int]]:
     """The checks that a backup passes, and the rows that a drill restored."""
-    passed = ["complete", "sha256"] if source.counts else []
+    passed = ["complete", "sha256"] if source.is_verified else []
     archive = work.examined(source)
     if settings.dry:
         log.info("Would read %s to its end", source.path)
@@ -125,7 +125,7 @@ def _record(
     settings: Settings, source: Backup, passed: list[str], rows: dict[str, int], seconds: float
 ) -> None:
     """Write down what a backup passed; one that passed nothing no longer counts."""
-    if not source.counts or settings.dry:
+    if not source.is_verified or settings.dry:
         return
     target = Store(source.path.parent)
     try:

@@ -99,7 +99,7 @@ def is_other_server(database: Database, system: str | None, target: Store, which
     the one that made the backup is another one."""
     if not database.fallback:
         return False
-    proven = [b for b in target.backups(which) if b.counts]
+    proven = [b for b in target.backups(which) if b.is_verified]
     made_inside = next((b for b in proven if b.via == "docker"), None)
     known = made_inside or next((b for b in proven if b.system_identifier), None)
     if known is None:

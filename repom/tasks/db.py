@@ -182,7 +182,7 @@ def _question(plan: Plan) -> str:
     if plan.survey.sessions:
         parts.append(f"These sessions will be ended: {', '.join(plan.survey.sessions)}.")
     parts += plan.survey.notes
-    for old in plan.going:
+    for old in plan.to_delete:
         parts.append(f"The earlier undo copy ({_kept(old)}) will be deleted.")
     return " ".join(parts)
 

@@ -95,7 +95,7 @@ def test_a_wrong_manifest_spoils_only_its_own_backup(
     rewrite(bad, **fields)
 
     assert [bad.name, good.name] == [b.name for b in dbops.list_backups(settings)]
-    assert [False, True] == [b.counts for b in dbops.list_backups(settings)]
+    assert [False, True] == [b.is_verified for b in dbops.list_backups(settings)]
     assert good.name == upkeep.find_backup(settings).name
     assert not dbops.verify(None, settings).problems
     dbops.restore(good, settings)

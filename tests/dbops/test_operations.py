@@ -100,7 +100,7 @@ def test_a_backup_is_in_the_store_and_proven(settings: Settings) -> None:
         made.via,
         made.label,
     )
-    assert (made.path.stat().st_size, True) == (made.size, made.counts)
+    assert (made.path.stat().st_size, True) == (made.size, made.is_verified)
     assert sqlite3.sqlite_version == made.server_version == made.tool_version
     assert {made.name, made.manifest.name} == files(settings.backup_dir).keys()
 
@@ -171,7 +171,7 @@ def test_a_backup_is_made_also_when_the_folder_cannot_be_pruned(
 
     monkeypatch.setattr("repom.dbops.store.retention.prune", failing)
 
-    assert dbops.backup(settings).counts
+    assert dbops.backup(settings).is_verified
     assert "not pruned: Input/output error" in caplog.text
 
 
@@ -532,7 +532,7 @@ def test_as_many_replaced_databases_are_kept_as_configured(settings: Settings, k
     made = dbops.backup(settings)
     for number in range(4):
         rename(settings, f"number {number}")
-        going = plan_restore(made, settings).going
+        going = plan_restore(made, settings).to_delete
         done = dbops.restore(made, settings)
 
         assert (1 if keep and number >= keep else 0) == len(going)
@@ -579,7 +579,7 @@ def test_a_damaged_backup_no_longer_counts(settings: Settings, change: Change) -
 
     assert () == found.verified
     assert found.problems
-    assert [False, True] == [b.counts for b in dbops.list_backups(settings)]
+    assert [False, True] == [b.is_verified for b in dbops.list_backups(settings)]
     assert good.name == dbops.verify(None, settings).name
 
 
@@ -721,7 +721,7 @@ def test_a_backup_is_not_restored_while_prune_of_its_database_is_at_work(
 
 def test_other_databases_of_the_store_can_be_worked_on(settings: Settings) -> None:
     with held(settings, "shop.d"), held(settings, "shop.db2"):
-        assert dbops.backup(settings).counts
+        assert dbops.backup(settings).is_verified
 
 
 def test_what_a_killed_run_left_goes_with_the_next_backup(settings: Settings) -> None:

@@ -74,7 +74,7 @@ def settled(at: Scene) -> Scene:
 
 
 def proven(at: Scene) -> list[Backup]:
-    return [b for b in dbops.list_backups(at.settings) if b.counts]
+    return [b for b in dbops.list_backups(at.settings) if b.is_verified]
 
 
 def task_of(at: Scene, verb: str, goal: int) -> list[str]:

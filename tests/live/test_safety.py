@@ -310,7 +310,7 @@ def test_kept_databases_are_limited_and_the_newest_stay(shop: Server, project: P
         carry_out(plan)
         kept = undo_copies(shop, expected)
         assert len(kept) == expected
-        assert not {old.name for old in plan.going} & set(kept)
+        assert not {old.name for old in plan.to_delete} & set(kept)
 
 
 # -- settings of roles and databases that break dumps -----------------------------------

@@ -64,7 +64,7 @@ class Load:
             names = {"live": self.client.login.database, "scratch": scratch}
             done = self.client.script(queries.PROPERTIES, scratch, names, changes=True)
             warn("Not carried over to the restored database", done.stderr)
-            self._say_definers(scratch)
+            self._warn_of_definers(scratch)
         self.archive.check_unchanged()
 
     def _create(self, scratch: str) -> None:
@@ -137,7 +137,7 @@ class Load:
         if nonce not in said[-200:] and not self.client.runner.dry:
             raise Damaged("The SQL script ends in the middle of a statement", "Nothing was changed")
 
-    def _say_definers(self, scratch: str) -> None:
+    def _warn_of_definers(self, scratch: str) -> None:
         """Without owners, another role's SECURITY DEFINER functions become this user's."""
         user = self.client.login.user
         if self.owner and self.archive.kind != "plain":

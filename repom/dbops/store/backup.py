@@ -107,7 +107,7 @@ class Backup:
         return self.backend, self.database, self.host
 
     @property
-    def counts(self) -> bool:
+    def is_verified(self) -> bool:
         """Whether it is proven enough for prune, ``--latest`` and the floor."""
         return {"complete", "sha256"} <= set(self.verified)
 
@@ -122,13 +122,13 @@ class Backup:
             return self.path.stat().st_size == self.size
         return False
 
-    def is_of_another(self, project: Path | None) -> bool:
+    def is_from_other_project(self, project: Path | None) -> bool:
         """Whether another project made it, one whose folder is on this machine. A folder
         that is not here was this one, before it moved, or is a colleague's of this name."""
         made = self.origin.project
         return bool(project and made and made != str(project) and Path(made).is_dir())
 
-    def is_like(self, other: Backup) -> bool:
+    def is_same_database_as(self, other: Backup) -> bool:
         """Whether it is of the same database as another one of this name: from the same
         server (SQLite: the same project's id), whichever checkout made it. Where one of
         the two is not known, nothing known may speak against one project folder."""

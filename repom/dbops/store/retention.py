@@ -42,13 +42,13 @@ def plan_prune(
     :param keep: how many stay; ``None`` when only age counts.
     :param days: how many days old one must be to go, counted from the newest backup and
         not from the clock, which may be wrong. With `keep`, both must agree.
-    :param like: only backups that are `Backup.is_like` this one go.
+    :param like: only backups that are `Backup.is_same_database_as` this one go.
     :param more: and those that are like one of these.
     """
     kept: list[tuple[Backup, str]] = []
     gone: list[tuple[Backup, str]] = []
-    counted = [b for b in backups if b.counts]
-    own = [b for b in counted if like is None or any(map(b.is_like, (like, *more)))]
+    counted = [b for b in backups if b.is_verified]
+    own = [b for b in counted if like is None or any(map(b.is_same_database_as, (like, *more)))]
     kept += [(b, FROM_ELSEWHERE) for b in counted if b not in own]
     kept += [(b, "pinned") for b in own if b.pinned]
     kept += [(b, "dated in the future") for b in own if is_ahead(b) and not b.pinned]

@@ -155,7 +155,7 @@ class Store:
 
     def backups(self, identity: Identity | None = None) -> list[Backup]:
         """All backups, or those of one database, newest first. Files that repom could
-        not have named are not there; those without a good manifest are not `counts`."""
+        not have named are not there; those without a good manifest are not verified."""
         found = [self._read_or_guess(path) for path in self._paths()]
         wanted = [b for b in found if identity is None or b.identity == identity]
         return sorted(wanted, key=lambda b: (b.created_at, number_of(b.name)), reverse=True)
@@ -175,7 +175,7 @@ class Store:
         :raises NotFound: there is no proven backup of this database.
         """
         every = self.backups(identity)
-        proven = [b for b in every if b.counts]
+        proven = [b for b in every if b.is_verified]
         dated = [b for b in proven if not is_ahead(b)] or proven
         if not dated:
             raise NotFound(
@@ -185,7 +185,7 @@ class Store:
         chosen = _nearest(dated, project, system)
         for newer in every[: every.index(chosen)]:
             log.warning("Left out: %s (%s)", newer.name, _why_left_out(newer))
-        if chosen.is_of_another(project):
+        if chosen.is_from_other_project(project):
             log.warning("%s was made in %s", chosen.name, chosen.origin.project)
         return chosen
 
@@ -237,7 +237,7 @@ class Store:
             found = read(path)
         except Damaged as error:
             return replace(guess(path), problem=error.message)
-        if not found.counts or found.has_its_size:
+        if not found.is_verified or found.has_its_size:
             return found
         return replace(found, verified=(), problem=f"{path.name} has not the size it had")
 
@@ -371,11 +371,11 @@ def _ambiguous(name: str, found: list[Path], outside: Path | None) -> SettingsEr
 def _nearest(dated: list[Backup], project: Path | None, system: Callable[[], str | None]) -> Backup:
     """The first one of this server, else of this project, else the first."""
     known = {b.system_identifier for b in dated if b.system_identifier}
-    shared = bool(known) and any(b.is_of_another(project) for b in dated)
+    shared = bool(known) and any(b.is_from_other_project(project) for b in dated)
     mine = system() if shared or len(known) > 1 else None
     for fits in (
         lambda b: mine is not None and b.system_identifier == mine,
-        lambda b: not b.is_of_another(project),
+        lambda b: not b.is_from_other_project(project),
         lambda b: True,
     ):
         if chosen := next((b for b in dated if fits(b)), None):
@@ -384,7 +384,7 @@ def _nearest(dated: list[Backup], project: Path | None, system: Callable[[], str
 
 
 def _why_left_out(backup: Backup) -> str:
-    if not backup.counts:
+    if not backup.is_verified:
         return backup.problem or "damaged, or its manifest is missing"
     if is_ahead(backup):
         return "dated in the future"

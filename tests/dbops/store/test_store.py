@@ -181,7 +181,7 @@ def test_a_published_backup_is_what_was_written_and_said(target: Store) -> None:
     )
 
     assert bytes(range(256)) == made.path.read_bytes()
-    assert (256, ("complete", "sha256"), True) == (made.size, made.verified, made.counts)
+    assert (256, ("complete", "sha256"), True) == (made.size, made.verified, made.is_verified)
     assert made == read(made.path)
 
 
@@ -327,7 +327,7 @@ def test_a_manifest_that_is_none_is_damage(target: Store, content: bytes) -> Non
 
     with pytest.raises(Damaged, match="manifest"):
         target.find(made.name)
-    assert [False] == [b.counts for b in target.backups()]
+    assert [False] == [b.is_verified for b in target.backups()]
 
 
 def test_a_manifest_of_a_newer_repom_is_read(target: Store) -> None:
@@ -432,7 +432,7 @@ def test_a_file_without_a_manifest_is_described_by_its_name_and_does_not_count(
         found.format,
         found.created_at,
     )
-    assert ("before", (), False) == (found.label, found.verified, found.counts)
+    assert ("before", (), False) == (found.label, found.verified, found.is_verified)
 
 
 def test_a_renamed_backup_keeps_its_manifest_if_that_goes_along(target: Store) -> None:
@@ -443,7 +443,7 @@ def test_a_renamed_backup_keeps_its_manifest_if_that_goes_along(target: Store) -
 
     found = target.find(str(other))
 
-    assert ("mailed.dump", other, True) == (found.name, found.path, found.counts)
+    assert ("mailed.dump", other, True) == (found.name, found.path, found.is_verified)
 
 
 def test_a_backup_is_found_by_its_name_before_a_file_of_the_working_folder(
@@ -460,7 +460,7 @@ def test_any_file_is_found_by_its_path(target: Store, tmp_path: Path) -> None:
 
     found = target.find("theirs.sql")
 
-    assert (tmp_path / "theirs.sql", "", False) == (found.path, found.backend, found.counts)
+    assert (tmp_path / "theirs.sql", "", False) == (found.path, found.backend, found.is_verified)
 
 
 @pytest.mark.parametrize("name", ["nope", "shop_20260224T150000Z.dump", "../x", "/", "a\0b"])
@@ -574,7 +574,7 @@ def test_a_server_on_a_copied_volume_is_another_one(target: Store) -> None:
     gone = [b for b, _ in plan_prune(target.backups(SHOP), keep=1, like=one).deleted]
     assert two not in gone
     assert one in gone
-    assert other_checkout.is_like(one)
+    assert other_checkout.is_same_database_as(one)
 
 
 # -- prune --------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from repom.runners.engine import PORT
 from repom.settings import Settings
 from repom.settings.dotenv import read_dotenv
 
 log = logging.getLogger("repom")
 
-PORT = 5432
 MADE_UP = {"POSTGRES_USER": "repom", "POSTGRES_DB": "repom_dev"}
 
 

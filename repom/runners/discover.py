@@ -115,11 +115,7 @@ def _parse(item: Mapping[str, Any]) -> Container:
         text(item["Name"]).lstrip("/"),
         text(part(item["State"])["Status"]),
         text(item["Id"]),
-        _bindings(
-            part(item.get("HostConfig")),
-            part(item.get("NetworkSettings")),
-            _inner_port(environment.get("PGPORT", "")),
-        ),
+        _bindings(item, environment.get("PGPORT", "")),
         texts(config.get("Labels")),
         image=text(config.get("Image") or ""),
         hostname=text(config.get("Hostname") or ""),
@@ -130,15 +126,13 @@ def _parse(item: Mapping[str, Any]) -> Container:
     )
 
 
-def _inner_port(told: str) -> int:
-    """The port that the server listens on inside; its image may be told another one."""
-    return int(told) if re.fullmatch("[0-9]{1,5}", told) else PORT
+def _bindings(item: Mapping[str, Any], told: str) -> tuple[Binding, ...]:
+    """Addresses and ports of this host that lead to PostgreSQL in an inspected container.
 
-
-def _bindings(
-    host: Mapping[str, Any], network: Mapping[str, Any], inner: int
-) -> tuple[Binding, ...]:
-    """Addresses and ports of this host that lead to a port of a container."""
+    :param told: the port that the image's server is told to listen on, if any.
+    """
+    inner = int(told) if re.fullmatch("[0-9]{1,5}", told) else PORT
+    host, network = part(item.get("HostConfig")), part(item.get("NetworkSettings"))
     if host.get("NetworkMode") == "host":
         return (("", inner),)
     # The second is what was asked for, and all there is of a stopped container.

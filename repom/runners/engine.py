@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,53 +26,49 @@ QUESTION, CHANGE = 20, 180
 class Trouble(Enum):
     """What an engine's complaint means, as far as repom acts on it."""
 
-    ABSENT = auto()
-    FORBIDDEN = auto()
-    NOT_RUNNING = auto()
-    NOT_INSTALLED = auto()
-    PORT_TAKEN = auto()
-    NO_COMPOSE = auto()
-    VALUE_MISSING = auto()  # in the environment that the Compose file wants
-    PROGRAM_MISSING = auto()  # in the container
-    OTHER = auto()
+    ABSENT = "absent"
+    FORBIDDEN = "no permission to use the Docker socket"
+    NOT_RUNNING = "the Docker daemon is not running"
+    NOT_INSTALLED = "not installed"
+    PORT_TAKEN = "a port is taken"
+    NO_COMPOSE = "no Compose plugin"
+    VALUE_MISSING = "the Compose file wants a value that is not set"
+    PROGRAM_MISSING = "the container lacks a program"
+    OTHER = ""
 
 
-#: For people, where the engine's own words are long.
-REASONS = {
-    Trouble.ABSENT: "absent",
-    Trouble.FORBIDDEN: "no permission to use the Docker socket",
-    Trouble.NOT_RUNNING: "the Docker daemon is not running",
-}
 #: Texts differ between versions; these parts of them, in lower case, have stayed.
-COMPLAINTS = (
-    ("no such container", Trouble.ABSENT),
-    ("no such object", Trouble.ABSENT),
-    ("no container with name", Trouble.ABSENT),  # podman
-    ("no such volume", Trouble.ABSENT),
-    ("no such image", Trouble.ABSENT),
-    ("image not known", Trouble.ABSENT),  # podman
-    ("permission denied", Trouble.FORBIDDEN),
-    ("cannot connect", Trouble.NOT_RUNNING),
-    ("is the docker daemon running", Trouble.NOT_RUNNING),
-    ("failed to connect", Trouble.NOT_RUNNING),
-    ("connection refused", Trouble.NOT_RUNNING),
-    ("port is already allocated", Trouble.PORT_TAKEN),
-    ("address already in use", Trouble.PORT_TAKEN),
-    ("ports are not available", Trouble.PORT_TAKEN),
-    ("unknown flag: --project-directory", Trouble.NO_COMPOSE),
-    ("unknown command: docker compose", Trouble.NO_COMPOSE),
-    ("'compose' is not a", Trouble.NO_COMPOSE),
-    ("required variable", Trouble.VALUE_MISSING),
-    ("env file", Trouble.VALUE_MISSING),
-    ("executable file not found", Trouble.PROGRAM_MISSING),
-)
+COMPLAINTS = {
+    Trouble.ABSENT: (
+        *("no such container", "no such object", "no such volume", "no such image"),
+        *("no container with name", "image not known"),  # podman
+    ),
+    Trouble.FORBIDDEN: ("permission denied",),
+    Trouble.NOT_RUNNING: (
+        *("cannot connect", "is the docker daemon running"),
+        *("failed to connect", "connection refused"),
+    ),
+    Trouble.PORT_TAKEN: (
+        *("port is already allocated", "address already in use", "ports are not available"),
+    ),
+    Trouble.NO_COMPOSE: (
+        *("unknown flag: --project-directory", "unknown command: docker compose"),
+        "'compose' is not a",
+    ),
+    Trouble.VALUE_MISSING: ("required variable", "env file"),
+    Trouble.PROGRAM_MISSING: ("executable file not found",),
+}
+#: Meanings that say more than the engine's own words.
+PLAIN = (Trouble.ABSENT, Trouble.FORBIDDEN, Trouble.NOT_RUNNING)
 #: Complaints of Compose that quote a `.env` file from here on.
 _QUOTING = re.compile(r"(unterminated quoted value|variable name|invalid template|value:).*", re.I)
 
 
 def trouble(said: str) -> Trouble:
+    """What a complaint of the engine means."""
     said = said.lower()
-    return next((meaning for part, meaning in COMPLAINTS if part in said), Trouble.OTHER)
+    meant = (kind for kind, parts in COMPLAINTS.items() if any(each in said for each in parts))
+    return next(meant, Trouble.OTHER)
 
 
 class EngineSilent(Unreachable):
@@ -116,7 +112,8 @@ class Engine:
             return str(result.stdout)
         said = without_secrets(result.stderr).strip()
         words = said.splitlines()[-1] if said else f"{self.program} exited {result.exited}"
-        raise EngineSilent(trouble(said), REASONS.get(trouble(said), words))
+        kind = trouble(said)
+        raise EngineSilent(kind, kind.value if kind in PLAIN else words)
 
     def do(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         """Change something, and return what the engine printed.
@@ -135,8 +132,8 @@ class Engine:
     def read(self, parse: Callable[[Any], T], *arguments: str) -> T:
         """The answer to a question, which the engine gives as JSON.
 
-        :param parse: makes something of it; `TypeError`, `ValueError` and `KeyError` mean
-            that it did not come from an engine.
+        :param parse: makes something of it, or raises `TypeError`, `ValueError` or
+            `KeyError` for what does not come from an engine.
         :raises EngineSilent: there is no answer, or it has another shape.
         """
         answer = self.ask(*arguments)
@@ -149,9 +146,10 @@ class Engine:
     def inspect(
         self, kind: str, names: Sequence[str], parse: Callable[[dict[str, Any]], T]
     ) -> list[T]:
-        """What the engine says of these containers, images or volumes.
+        """What the engine says of these containers, images or volumes; empty when one of
+        them does not exist.
 
-        :raises EngineSilent: also when one of them does not exist.
+        :raises EngineSilent: it gave no answer, so they may well exist.
         """
 
         def parse_all(items: Any) -> list[T]:
@@ -159,18 +157,11 @@ class Engine:
                 raise ValueError
             return [parse(part(item)) for item in items]
 
-        return self.read(parse_all, kind, "inspect", *names)
-
-    def look_up(self, kind: str, name: str, parse: Callable[[dict[str, Any]], T]) -> T | None:
-        """What the engine says of one thing; nothing when it does not exist.
-
-        :raises EngineSilent: it gave no answer, so the thing may well exist.
-        """
         try:
-            return self.inspect(kind, [name], parse)[0]
+            return self.read(parse_all, kind, "inspect", *names)
         except EngineSilent as silent:
             if silent.trouble is Trouble.ABSENT:
-                return None
+                return []
             raise
 
     def log_lines(self, container: str, lines: int) -> list[str]:

@@ -308,8 +308,8 @@ class ContainerServer:
         """The folder that the image declares as the volume of its data. It differs between
         versions: from 18 on it is the parent of what it was. Pulls a missing image."""
         image = self.settings.image
-        mount = self.engine.look_up("image", image, _declared_mount)
-        if mount is None:
+        mounts = self.engine.inspect("image", [image], _declared_mount)
+        if not mounts:
             log.info("Pulling %s", image)
             try:
                 self.engine.do("pull", image)
@@ -318,8 +318,8 @@ class ContainerServer:
                     f"Image {image} is not here and cannot be pulled ({error.message})",
                     "Check that REPOM_IMAGE names an image, and that its registry can be reached",
                 ) from None
-            mount = self.engine.look_up("image", image, _declared_mount)
-        return mount or DATA
+            mounts = self.engine.inspect("image", [image], _declared_mount)
+        return next(filter(None, mounts), DATA)
 
 
 def _declared_mount(item: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from repom.errors import Refused, advice
 from repom.runners import discover
@@ -22,10 +21,8 @@ def labels_of(engine: Engine, volume: str) -> dict[str, str] | None:
     :raises EngineSilent: the engine gave no answer.
     """
 
-    def parse(item: Mapping[str, Any]) -> dict[str, str]:
-        return texts(item.get("Labels"))
-
-    return engine.look_up("volume", volume, parse)
+    known = engine.inspect("volume", [volume], lambda item: texts(item.get("Labels")))
+    return known[0] if known else None
 
 
 def users(engine: Engine, condition: str, *flags: str) -> list[str]:

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive, recognise, stamp_of
-from repom.dbops.postgres.commands import Login
 from repom.dbops.postgres.postgres import Postgres
 from repom.dbops.sqlite.sqlite import Sqlite
 from repom.dbops.store.backup import Backup, Identity
@@ -48,16 +47,7 @@ def open_database(settings: Settings, tool: str) -> Database:
         echo=settings.echo,
         dry=settings.dry,
     )
-    login = Login(
-        settings.database,
-        settings.user,
-        settings.password,
-        settings.host,
-        settings.port,
-        settings.options,
-        settings.session_options,
-    )
-    return Postgres(runner, login, jobs=settings.jobs)
+    return Postgres(runner, settings.address, jobs=settings.jobs)
 
 
 def identity(settings: Settings) -> Identity:

@@ -75,7 +75,10 @@ class Settings:
     @property
     def address(self) -> Address:
         """Where the server is, as configured."""
-        return Address(self.host, self.port)
+        return Address(
+            *(self.host, self.port, self.user, self.database, self.password),
+            *(self.options, self.session_options),
+        )
 
     @property
     def remote_host(self) -> str | None:

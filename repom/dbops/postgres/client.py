@@ -16,9 +16,10 @@ from repom.errors import Hidden, Unreachable
 from repom.runners import programs
 from repom.runners.host import HostRunner
 from repom.runners.process import SESSION
+from repom.settings.address import Address
 
 from . import queries
-from .commands import Login, psql_argv
+from .commands import psql_argv
 from .failures import place, translated
 from .session import Session
 
@@ -32,7 +33,7 @@ class Client:
     container wants a password from local connections.
     """
 
-    def __init__(self, runner: HostRunner, login: Login) -> None:
+    def __init__(self, runner: HostRunner, login: Address) -> None:
         self.runner, self.login = runner, login
         self.psql_version = 0  # as in VERSION_NUM: 170006
         self.server_major = 0

@@ -14,8 +14,7 @@ from invoke.runners import Result
 
 from repom.errors import CommandFailed, Damaged, Refused, RepomError, Unreachable
 from repom.runners.host import HostRunner
-
-from .commands import Login
+from repom.settings.address import Address
 
 CHECK_LOGIN = "Set the password in .env: POSTGRES_PASSWORD, or the one in DATABASE_URL"
 SET_USER = "Set POSTGRES_USER, or the user in DATABASE_URL"
@@ -77,7 +76,7 @@ OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
 
 
 @contextmanager
-def translated(login: Login, runner: HostRunner) -> Iterator[None]:
+def translated(login: Address, runner: HostRunner) -> Iterator[None]:
     """Turn the failure of a client program into an error of repom's."""
     try:
         yield
@@ -85,7 +84,7 @@ def translated(login: Login, runner: HostRunner) -> Iterator[None]:
         raise explain(error.result, login, runner) from None
 
 
-def explain(result: Result, login: Login, runner: HostRunner) -> RepomError:
+def explain(result: Result, login: Address, runner: HostRunner) -> RepomError:
     """:returns: the error that says in one line what happened and what to do."""
     said = result.stderr
     line = best_line(said) or f"exit status {result.exited}"
@@ -107,11 +106,9 @@ def explain(result: Result, login: Login, runner: HostRunner) -> RepomError:
     return CommandFailed(f"Failed on {names['where']}: {line}", stderr=said)
 
 
-def place(login: Login, runner: HostRunner) -> str:
+def place(login: Address, runner: HostRunner) -> str:
     """The server, for messages: the container, or host and port."""
-    if runner.via == "docker":
-        return runner.where
-    return f"{login.host or 'localhost'}:{login.port or 5432}"
+    return runner.where if runner.via == "docker" else login.where
 
 
 def best_line(said: str) -> str:

@@ -23,13 +23,13 @@ from repom.errors import CommandFailed, Damaged, NoSpace, Refused, RepomError
 from repom.runners import process
 from repom.runners.host import HostRunner
 from repom.runners.process import Stalled
+from repom.settings.address import Address
 
 from . import owned, queries
 from .client import Client
 from .commands import (
     ARCHIVE_FORMATS,
     LOAD,
-    Login,
     dump_argv,
     psql_argv,
     restore_argv,
@@ -67,7 +67,7 @@ class Postgres:
 
     backend = "postgresql"
 
-    def __init__(self, runner: HostRunner, login: Login, *, jobs: int = 1) -> None:
+    def __init__(self, runner: HostRunner, login: Address, *, jobs: int = 1) -> None:
         self.client = Client(runner, login)
         self.runner, self.name, self.jobs = runner, login.database, jobs
         self._answer: dict[str, Any] = {}

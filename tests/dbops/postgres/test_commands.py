@@ -11,10 +11,8 @@ from repom.dbops.postgres.client import Client, free_bytes
 from repom.dbops.postgres.commands import (
     ARCHIVE_FORMATS,
     RESTRICT_SINCE,
-    Login,
     dump_argv,
     psql_argv,
-    quoted,
     restore_argv,
     restricts,
     script_argv,
@@ -22,12 +20,13 @@ from repom.dbops.postgres.commands import (
 from repom.dbops.postgres.postgres import Postgres, gate, gated_argv
 from repom.errors import CommandFailed, Refused
 from repom.runners.host import HostRunner
+from repom.settings.address import Address, quoted
 from tests import requires
 from tests.fakes import Answer, FakeRunner
 
 CANARY = "s3cret-c4nary"
-HERE = Login("shop", "ann")
-FULL = Login("shop", "ann", CANARY, "db", 5433, (("sslmode", "require"),), "-c a=b")
+HERE = Address(user="ann", database="shop")
+FULL = Address("db", 5433, "ann", "shop", CANARY, (("sslmode", "require"),), "-c a=b")
 
 # -- what df says -------------------------------------------------------------------------
 
@@ -59,7 +58,7 @@ CONNINFO = {
         "dbname='shop' user='ann' host='db' port='5433' sslmode='require'",
     ),
     "a socket": (
-        Login("shop", "ann", host="/var/run/postgresql"),
+        Address("/var/run/postgresql", None, "ann", "shop"),
         False,
         "dbname='shop' user='ann' host='/var/run/postgresql' port='5432'",
     ),
@@ -68,7 +67,7 @@ CONNINFO = {
 
 @pytest.mark.parametrize(("login", "local", "expected"), CONNINFO.values(), ids=list(CONNINFO))
 def test_a_connection_string_says_which_database_and_where(
-    login: Login, local: bool, expected: str
+    login: Address, local: bool, expected: str
 ) -> None:
     assert expected == login.conninfo("shop", local=local)
 
@@ -98,7 +97,7 @@ def test_libpq_reads_a_quoted_value_as_what_it_was(tmp_path: Path, value: str) -
     """libpq names in its message the socket that it was told to use."""
     requires.need(shutil.which("psql") and os.name == "posix", "psql")
     folder = str(tmp_path / value.replace("/", ""))
-    argv = ["psql", "-X", "-w", "-d", Login("x", "ann", host=folder).conninfo("x", local=False)]
+    argv = ["psql", "-X", "-w", "-d", Address(folder, None, "ann").conninfo("x", local=False)]
 
     said = HostRunner().run(argv, warn=True).stderr
 

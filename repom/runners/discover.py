@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repom.errors import Refused, SettingsError
-from repom.settings.address import Address
+from repom.settings.address import PORT, Address
 
-from .engine import PORT, Engine, EngineSilent, Trouble, compose_argv, part, text, texts, variables
+from .engine import Engine, EngineSilent, Trouble, compose_argv, part, text, texts, variables
 
 #: Label with the project folder on every container that `postgres.start` makes.
 PROJECT_LABEL = "repom.project"

@@ -16,7 +16,6 @@ from repom.settings.address import Address
 from .host import HostRunner
 
 T = TypeVar("T")
-PORT = 5432  # PostgreSQL's
 WAKE = "Start the container engine, and check that this user may use it (docker info)"
 #: Seconds for an answer, and for a change that loads nothing over the network: a stop
 #: takes up to 60 itself.
@@ -246,8 +245,3 @@ def is_remote(address: str) -> bool:
     host = rest.rpartition("@")[2].partition("/")[0]
     host = host.rpartition(":")[0] if re.search(r":[0-9]+$", host) else host
     return scheme not in ("unix", "npipe", "fd", "") and not Address(host).is_local
-
-
-def is_near(address: Address, name: str, service: str | None) -> bool:
-    """Whether it may be the address of the container: another machine's cannot."""
-    return address.is_local or address.host == (service or name)

@@ -23,9 +23,10 @@ from invoke.runners import Result
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable, advice
 from repom.runners import programs
 from repom.runners.discover import Container
-from repom.runners.engine import PORT, Trouble
+from repom.runners.engine import Trouble
 from repom.runners.host import HostRunner
 from repom.settings import Settings
+from repom.settings.address import PORT
 
 from . import credentials, probe
 from .facts import HOST, Server, masked_url
@@ -64,7 +65,9 @@ class LocalServer:
         running = running_port(project)
         if running is None:
             probe.check_port(port)
-            launch(known, port)
+            if not made:
+                _create(known)
+            self._launch(port)
             credentials.remember(settings, known)
         elif running != port:
             raise Refused(
@@ -77,17 +80,21 @@ class LocalServer:
         return started.describe()
 
     def stop(self) -> Server:
-        if running_port(self.settings.project) is not None:
-            data = folder(self.settings.project)
-            arguments = ("stop", "-D", data, "-m", "fast", "-t", "60")
-            result = _control(self.settings.project, *arguments, change=self.settings)
-            if not result.ok and running_port(self.settings.project) is not None:
+        project = self.settings.project
+        if running_port(project) is not None:
+            arguments = ("stop", "-D", folder(project), "-m", "fast", "-t", "60")
+            result = _control(project, *arguments, change=self.settings)
+            if not result.ok and running_port(project) is not None:
                 hint = advice("See: {}", "postgres.logs")
                 raise CommandFailed(last_line(result, "pg_ctl failed"), hint)
         return self.describe()
 
     def log_lines(self, lines: int) -> list[str]:
-        return log_lines(self.settings.project, lines)
+        path = folder(self.settings.project) / LOG
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
 
     def describe(self) -> Server:
         project, login = self.settings.project, credentials.adopt(self.settings, {})
@@ -128,6 +135,14 @@ class LocalServer:
         log.info("%s, so the server is a local cluster", why)
         return available
 
+    def _launch(self, port: int) -> None:
+        project = self.settings.project
+        result = _control(project, *start_arguments(project, port), change=self.settings)
+        if not result.ok and running_port(project) is None:
+            raise probe.given_up(
+                CommandFailed, last_line(result, "pg_ctl failed"), self.log_lines(20)
+            )
+
     def _await_answer(self, psql: str, port: int) -> None:
         settings, runner = self.settings, HostRunner(echo=self.settings.echo)
         login = credentials.login(settings, HOST, port)
@@ -137,8 +152,8 @@ class LocalServer:
             lambda: probe.answer(runner, psql, login), lambda: self.describe().state
         )
         if problem:
-            lines = self.log_lines(20)
-            raise probe.given_up(f"The local cluster {problem}", lines, settings.password)
+            message = f"The local cluster {problem}"
+            raise probe.given_up(Unreachable, message, self.log_lines(20), settings.password)
 
 
 def folder(project: Path) -> Path:
@@ -156,24 +171,17 @@ def version(project: Path) -> str:
     return path.read_text(errors="replace").strip() if exists(project) else ""
 
 
-def log_lines(project: Path, lines: int) -> list[str]:
-    """The last lines of the server's log."""
-    path = folder(project) / LOG
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
-
-
 def running_port(project: Path) -> int | None:
     """The port that the cluster's server listens on, or ``None`` when it does not run."""
-    if not exists(project) or not _control(project, "status", "-D", folder(project)).ok:
+    data = folder(project)
+    if not exists(project) or not _control(project, "status", "-D", data).ok:
         return None
     try:
-        lines = (folder(project) / "postmaster.pid").read_text(errors="replace").splitlines()
-        pid, data, _started, port = lines[0], lines[1], *lines[2:4]
-        return int(port) if _is_server(int(pid)) and _is_folder(data, project) else None
-    except (OSError, ValueError, IndexError):  # it ended in the meantime, or never ran here
+        lines = (data / "postmaster.pid").read_text(errors="replace").splitlines()
+        pid, where, _started, port = lines[:4]
+        # One that was copied under a running server has the lock file of the original.
+        return int(port) if _is_server(int(pid)) and data.samefile(where) else None
+    except (OSError, ValueError):  # it ended in the meantime, or never ran here
         return None
 
 
@@ -182,12 +190,6 @@ def _is_server(pid: int) -> bool:
     would stop another one that has taken the number of a server that was killed."""
     name = Path(f"/proc/{pid}/comm")
     return not name.exists() or name.read_text().strip() in ("postgres", "postmaster")
-
-
-def _is_folder(data: str, project: Path) -> bool:
-    """Whether the server's folder is this one: one that was copied under a running server
-    has the lock file of the original, which is another project's."""
-    return Path(data).exists() and Path(data).samefile(folder(project))
 
 
 def programs_for(major: str, available: Iterable[tuple[int, str]] | None = None) -> str:
@@ -207,24 +209,6 @@ def programs_for(major: str, available: Iterable[tuple[int, str]] | None = None)
     return max(fitting, key=lambda each: each[0])[1]
 
 
-def launch(settings: Settings, port: int) -> None:
-    """Make the cluster if there is none, and start its server.
-
-    :param settings: user and password of the cluster's superuser, for a new one.
-    :raises Unreachable: no fitting programs; a folder that the server's user cannot enter.
-    :raises Refused: the folder holds something else; another start is making the cluster.
-    :raises CommandFailed: `initdb` or `pg_ctl` failed.
-    """
-    project = settings.project
-    if not exists(project):
-        _create(settings)
-    result = _control(project, *start_arguments(project, port), change=settings)
-    if not result.ok and running_port(project) is None:
-        for line in log_lines(project, 20):
-            log.warning("  %s", line)
-        raise CommandFailed(last_line(result, "pg_ctl failed"), "The last log lines are above")
-
-
 def start_arguments(project: Path, port: int) -> list[str]:
     """No socket: its path may be too long for the system (107 bytes), and TCP is enough."""
     data = folder(project)
@@ -234,9 +218,9 @@ def start_arguments(project: Path, port: int) -> list[str]:
 
 def _create_database(settings: Settings, login: dict[str, str]) -> None:
     createdb = str(Path(programs_for(version(settings.project)), "createdb"))
-    runner = HostRunner(echo=settings.echo, dry=settings.dry)
     env = {**login, "PGDATABASE": "postgres"}
-    result = runner.run([createdb, "-w", "--", settings.database], env=env, warn=True)
+    argv = [createdb, "-w", "--", settings.database]
+    result = HostRunner(echo=settings.echo).run(argv, env=env, warn=True)
     if not result.ok and "already exists" not in result.stderr:
         raise CommandFailed(last_line(result, "createdb failed"))
 

@@ -12,9 +12,10 @@ from typing import Any
 from repom.errors import CommandFailed, Refused, Unreachable, advice
 from repom.runners import discover, engine
 from repom.runners.discover import DATA, PROJECT_LABEL, Container
-from repom.runners.engine import PORT, Engine, EngineSilent, Trouble
+from repom.runners.engine import Engine, EngineSilent, Trouble
 from repom.runners.exec import DockerRunner
 from repom.settings import Settings
+from repom.settings.address import PORT
 
 from . import credentials, probe, volumes
 from .facts import HOST, Server, masked_url
@@ -147,16 +148,17 @@ class ContainerServer:
                 raise engine.port_taken(port, f" by container {names[0]}")
         probe.check_port(port)
         argv = create_argv(settings.container, settings.project, settings.image, mount, port)
-        made = ""
+        undo: list[tuple[str, ...]] = []
         try:
             if new:
+                undo.append(("volume", "rm", volume))
                 label = f"{PROJECT_LABEL}={settings.project}"
                 docker.do("volume", "create", "--label", label, volume)
-            made = docker.do(*argv, env=credentials.variables(credentials.complete(settings)))
-            docker.do("start", made or settings.container)
+            id = docker.do(*argv, env=credentials.variables(credentials.complete(settings)))
+            undo.append(("rm", id))
+            docker.do("start", id or settings.container)
         except BaseException:
-            undo = [("rm", made)] if made else []
-            for arguments in [*undo, *([("volume", "rm", volume)] if new else [])]:
+            for arguments in reversed(undo):
                 with suppress(EngineSilent):
                     docker.ask(*arguments)
             raise
@@ -239,7 +241,8 @@ class ContainerServer:
         )
         if problem:
             lines = self.engine.log_lines(found.id, 20)
-            raise probe.given_up(f"Container {found.name} {problem}", lines, known.password)
+            message = f"Container {found.name} {problem}"
+            raise probe.given_up(Unreachable, message, lines, known.password)
         # The server asks for the password only where it is not called by 127.0.0.1.
         login = credentials.login(known, found.hostname or HOST)
         if probe.WRONG_PASSWORD in probe.answer(runner, "psql", login):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from repom.runners.engine import PORT
 from repom.settings import Settings
+from repom.settings.address import PORT
 from repom.settings.dotenv import read_dotenv
 
 log = logging.getLogger("repom")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from urllib.parse import quote
+from dataclasses import dataclass, replace
 
 from repom.settings import Settings
 
@@ -39,6 +38,4 @@ class Server:
 
 def masked_url(login: Settings, port: int | None) -> str:
     """The URL of the target database, without its password; empty without a port."""
-    password = ":***" if login.password else ""
-    user, database = quote(login.user, safe=""), quote(login.database, safe="")
-    return f"postgresql://{user}{password}@{HOST}:{port}/{database}" if port else ""
+    return replace(login.address, host=HOST, port=port).masked_url() if port else ""

@@ -8,16 +8,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from invoke.runners import Result
 
-from repom.errors import CommandFailed, Unreachable
+from repom.errors import CommandFailed, RepomError
 from repom.runners.engine import Trouble, port_taken, trouble
 from repom.runners.host import HostRunner
 
 from .facts import HOST
 
 log = logging.getLogger("repom")
+
+E = TypeVar("E", bound=RepomError)
 
 PATIENCE = 60  # seconds until a server that does not answer has failed
 SETTLED = 3  # the same after an answer of `FINAL`, unless the image sets its database up late
@@ -67,23 +70,19 @@ def wait(answer: Callable[[], str], state: Callable[[], str]) -> str:
         now_in = state() if complaint else "running"
         if now_in != "running":
             return f"does not stay up ({now_in})"
-        if _is_final(complaint):
+        missing = trouble(complaint) is Trouble.PROGRAM_MISSING
+        if missing or any(part in complaint for part in FINAL):
             deadline = min(deadline, time.monotonic() + SETTLED)
         if time.monotonic() > deadline:
             return f"does not answer ({complaint or 'only once'})"
         time.sleep(0.5)
 
 
-def _is_final(complaint: str) -> bool:
-    missing = trouble(complaint) is Trouble.PROGRAM_MISSING
-    return missing or any(part in complaint for part in FINAL)
-
-
-def given_up(message: str, lines: Iterable[str], password: str | None) -> Unreachable:
-    """The error for a server that does not answer, after the last lines of its log."""
+def given_up(kind: type[E], message: str, lines: Iterable[str], password: str | None = None) -> E:
+    """The error for a server that does not start, after the last lines of its log."""
     for line in lines:
         log.warning("  %s", line.replace(password or "\0", "***"))
-    return Unreachable(message, "Its last log lines are above")
+    return kind(message, "Its last log lines are above")
 
 
 def last_line(result: Result, otherwise: str) -> str:

@@ -7,7 +7,6 @@ engine, a cluster that is made with this host's programs. Nothing here prints.
 from __future__ import annotations
 
 from repom.errors import Refused, SettingsError, advice
-from repom.runners import engine
 from repom.runners.discover import Container
 from repom.runners.engine import Trouble
 from repom.settings import Settings
@@ -106,7 +105,7 @@ def _check_target(settings: Settings) -> None:
             f"The settings name an SQLite database ({settings.database}), which has no server",
             "Unset DATABASE_URL, or set it to postgresql://USER:PASSWORD@localhost:5432/DATABASE",
         )
-    if not engine.is_near(settings.address, settings.container, settings.compose_service):
+    if not settings.address.is_near(settings.compose_service or settings.container):
         raise SettingsError(
             f"The database is on host {settings.host}, and repom starts servers on this machine"
             " only",

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from repom.settings import Settings
+from repom.settings.address import PORT
 from repom.settings.dotenv import read_dotenv
 
 log = logging.getLogger("repom")
 
-PORT = 5432
 MADE_UP = {"POSTGRES_USER": "repom", "POSTGRES_DB": "repom_dev"}
 
 

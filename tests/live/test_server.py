@@ -204,7 +204,7 @@ def test_what_no_waiting_changes(load: Load, name: str) -> None:
         server.start(load(POSTGRES_DB="nowhere"))
     assert time.monotonic() - begun < 30
     server.remove(load())
-    with pytest.raises(Unreachable, match="does not take the password of 'shop'"):
+    with pytest.raises(Unreachable, match="rejects the password of 'shop'"):
         server.start(load(POSTGRES_PASSWORD="another than the volume's"))
 
 

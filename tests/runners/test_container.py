@@ -10,10 +10,9 @@ import pytest
 
 from repom.dbops.work import chosen
 from repom.errors import SettingsError, Unreachable
-from repom.runners import engine
 from repom.runners.choose import Choice
 from repom.runners.discover import Container, find
-from repom.runners.engine import endpoint, is_remote
+from repom.runners.engine import Engine, EngineSilent, endpoint, is_remote
 from repom.runners.exec import ExecRunner
 from repom.settings import Settings
 from tests.fakes import FakeDocker, inspected
@@ -590,8 +589,8 @@ def test_what_compose_quotes_of_a_dotenv_file_is_not_passed_on(docker: FakeDocke
     said = "failed to read .env: line 1: unterminated quoted value 's3cret"
     docker.answers("compose", stderr=said, status=1)
 
-    with pytest.raises(engine.EngineSilent) as caught:
-        engine.ask(docker.program, ["compose"])
+    with pytest.raises(EngineSilent) as caught:
+        Engine(docker.program).ask("compose")
 
     assert "unterminated quoted value" in caught.value.reason
     assert "s3cret" not in str(caught.value)
@@ -719,4 +718,4 @@ def test_the_users_own_configuration_of_docker_reaches_it(
     docker.runs("show", 'printf %s "$DOCKER_CONFIG"')
     monkeypatch.setenv("DOCKER_CONFIG", "/mine")
 
-    assert "/mine" == engine.ask(docker.program, ["show"])
+    assert "/mine" == Engine(docker.program).ask("show")

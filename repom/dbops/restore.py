@@ -11,14 +11,13 @@ from pathlib import Path
 from repom.dbops.archive.archive import Archive
 from repom.dbops.postgres.postgres import Postgres
 from repom.dbops.store.backup import Backup
-from repom.dbops.store.store import Store
 from repom.errors import Refused, SettingsError
 from repom.settings import Settings
 from repom.settings.values import expanded
 
 from . import work
-from .database import Database, Facts, Kept, Survey
-from .work import identity, open_database, since
+from .database import Database, Kept, Survey
+from .work import Restored, open_database, since
 
 log = logging.getLogger("repom")
 
@@ -72,22 +71,6 @@ class Plan:
         return self.survey.kept[max(0, self.settings.undo_keep - 1) :]
 
 
-@dataclass(frozen=True)
-class Restored:
-    """What a restore or an undo did.
-
-    :param database: the database that now holds the backup.
-    :param backup: the backup's name, or for an undo where the old database was kept.
-    :param replaced: where what it replaced is kept; nothing when there was nothing.
-    :param duration_s: seconds.
-    """
-
-    database: str
-    backup: str
-    replaced: str | None
-    duration_s: float
-
-
 def restore(
     backup: str | Path | Backup,
     settings: Settings | None = None,
@@ -130,7 +113,7 @@ def plan_restore(
     :raises Damaged: it is not what was written.
     :raises Refused: it belongs to another kind of database, or the wrong server answers.
     """
-    source = find(settings, backup)
+    source = work.find_backup(settings, backup)
     in_place = in_place and settings.backend != "sqlite"  # there it is no other way
     archive = work.examined(source)
     _refuse_other_backend(archive, settings)
@@ -144,17 +127,6 @@ def plan_restore(
     work.check_server(configured, database, survey.system_identifier, "--via host")
     how = (owner, in_place, engine)
     return Plan(settings, configured, database, source, archive, survey, *how)
-
-
-def find(settings: Settings, backup: str | Path | Backup) -> Backup:
-    """A backup by name, label, beginning or path.
-
-    :raises NotFound: there is none.
-    :raises SettingsError: it is empty, or may mean several.
-    """
-    if isinstance(backup, Backup):
-        return backup
-    return Store(settings.backup_dir).find(str(backup), identity(settings))
 
 
 def _refuse_target(database: Database, survey: Survey, into: str | None, in_place: bool) -> None:
@@ -226,7 +198,7 @@ def _confirmed(plan: Plan) -> Plan:
 
 
 def _replace(plan: Plan) -> str | None:
-    database, facts = plan.database, proven_facts(plan.backup)
+    database, facts = plan.database, work.proven_facts(plan.backup)
     if plan.in_place and isinstance(database, Postgres):
         # Nothing protects the database from what a script does to its own transaction,
         # and a manifest beside a file from elsewhere may be forged.
@@ -243,8 +215,3 @@ def _replace(plan: Plan) -> str | None:
         database.abort()
         database.discard(scratch)
         raise
-
-
-def proven_facts(backup: Backup) -> Facts | None:
-    """What the manifest says of the database, when there is a good one."""
-    return backup.facts if backup.is_verified else None

@@ -12,8 +12,7 @@ from repom.settings import Settings
 
 from . import work
 from .database import Database, Kept, Survey
-from .restore import Restored
-from .work import open_database, since
+from .work import Restored, open_database, since
 
 log = logging.getLogger("repom")
 

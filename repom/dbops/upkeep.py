@@ -17,9 +17,8 @@ from repom.settings import Settings
 from repom.settings.values import whole_number
 
 from . import work
-from .restore import find
 from .store import manifest, retention
-from .work import identity, open_database
+from .work import find_backup, identity, open_database
 
 log = logging.getLogger("repom")
 
@@ -33,19 +32,6 @@ def list_backups(settings: Settings | None = None) -> list[Backup]:
     """The backups in the store, of every database, newest first."""
     settings = settings or Settings.load()
     return Store(settings.backup_dir).backups()
-
-
-def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -> Backup:
-    """A backup by name, label, beginning or path; without, the newest proven one of the
-    database.
-
-    :raises NotFound: there is none.
-    """
-    if backup is not None:
-        return find(settings, backup)
-    target = Store(settings.backup_dir)
-    system = lambda: work.system_of(replace(settings, dry=False))  # noqa: E731
-    return target.latest(identity(settings), settings.project, system)
 
 
 def prune(
@@ -125,7 +111,7 @@ def pin(
     :raises Refused: it has no manifest.
     """
     settings = settings or Settings.load()
-    source = find(settings, backup)
+    source = find_backup(settings, backup)
     if not source.is_verified:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
     if settings.dry:

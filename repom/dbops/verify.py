@@ -16,10 +16,8 @@ from repom.errors import Damaged, Refused, Unreachable
 from repom.settings import Settings
 
 from . import work
-from .restore import proven_facts
 from .store import manifest
-from .upkeep import find_backup
-from .work import open_database, since
+from .work import find_backup, open_database, proven_facts, since
 
 log = logging.getLogger("repom")
 

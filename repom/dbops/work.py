@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive, recognise, stamp_of
@@ -21,7 +22,7 @@ from repom.runners.choose import Choice, choose
 from repom.runners.discover import find
 from repom.settings import Settings
 
-from .database import Database, Survey
+from .database import Database, Facts, Survey
 from .store import manifest
 
 log = logging.getLogger("repom")
@@ -221,6 +222,43 @@ def aborting(database: Database) -> Iterator[None]:
     except BaseException:
         database.abort()
         raise
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore or an undo did.
+
+    :param database: the database that now holds the backup.
+    :param backup: the backup's name, or for an undo where the old database was kept.
+    :param replaced: where the undo copy is; ``None`` when nothing was replaced.
+    :param duration_s: seconds.
+    """
+
+    database: str
+    backup: str
+    replaced: str | None
+    duration_s: float
+
+
+def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -> Backup:
+    """A backup by name, label, beginning or path; by default the newest verified one of the
+    database.
+
+    :raises NotFound: there is none.
+    :raises SettingsError: the name is empty, or several backups match.
+    """
+    if isinstance(backup, Backup):
+        return backup
+    target = Store(settings.backup_dir)
+    if backup is not None:
+        return target.find(str(backup), identity(settings))
+    system = lambda: system_of(replace(settings, dry=False))  # noqa: E731
+    return target.latest(identity(settings), settings.project, system)
+
+
+def proven_facts(backup: Backup) -> Facts | None:
+    """What the manifest says of the database; ``None`` when the manifest proves nothing."""
+    return backup.facts if backup.is_verified else None
 
 
 def since(started: float) -> float:

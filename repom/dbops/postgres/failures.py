@@ -16,7 +16,13 @@ from repom.errors import CommandFailed, Damaged, Refused, RepomError, Unreachabl
 from repom.runners.runner import Runner
 from repom.settings.address import Address
 
+
+class NotReady(Unreachable):
+    """The server starts, stops or recovers from a crash."""
+
+
 CHECK_LOGIN = "Set the password in .env: POSTGRES_PASSWORD, or the one in DATABASE_URL"
+STARTING = "the database system is"
 SET_USER = "Set POSTGRES_USER, or the user in DATABASE_URL"
 SET_DATABASE = "Set POSTGRES_DB, or the database in DATABASE_URL"
 START = "Start it, for example with: invoke postgres.start"
@@ -40,7 +46,7 @@ CONNECTION = (
     ("Is the server running", "No PostgreSQL server answers on {where}", START),
     ("timeout expired", "No PostgreSQL server answers on {where}", START),
     ("No route to host", "No PostgreSQL server answers on {where}", START),
-    ("the database system is", "The server on {where} is not ready", "Try again in a moment"),
+    (STARTING, "The server on {where} is not ready", "Try again in a moment"),
 )
 #: Part of any other failure → error, message and hint.
 OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
@@ -97,7 +103,8 @@ def explain(result: Result, login: Address, runner: Runner) -> RepomError:
     if "FATAL" in line or "connection to server" in line or "could not translate" in line:
         for part, message, hint in CONNECTION:
             if part.format(**names) in said:
-                return Unreachable(message.format(**names), hint)
+                error = NotReady if part == STARTING else Unreachable
+                return error(message.format(**names), hint)
     for part, kind, message, hint in OTHER:
         if part in said:
             return kind(f"{message.format(**names)} ({line})", hint)

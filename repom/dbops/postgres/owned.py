@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import socket
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,11 +23,13 @@ from repom.errors import RepomError
 
 from . import queries
 from .client import Client
+from .failures import NotReady
 
 log = logging.getLogger("repom")
 
 OWN_NAME = re.compile(r"repom_(scratch|undo)_[0-9a-f]{8}")
 FORGOTTEN = timedelta(days=1)  # after which a run on another machine has surely ended
+RECOVERY = 0.2  # seconds between two looks at a server that is recovering from a crash
 DROPPING = 30.0  # seconds until the drop of a database is left to the next run
 
 
@@ -130,11 +133,16 @@ def remove(client: Client, name: str, seconds: float = DROPPING) -> None:
     :param seconds: to wait for the drop.
     """
     client.close(name)
-    drop = queries.drop([name], client.maintenance)
-    try:
-        left = client.change(drop, client.maintenance, timeout=seconds).strip()
-    except RepomError:
-        left = name
+    drop, until = queries.drop([name], client.maintenance), time.monotonic() + seconds
+    left = name
+    while left and time.monotonic() < until:
+        try:
+            left = client.change(drop, client.maintenance, timeout=seconds).strip()
+            break
+        except NotReady:  # it may have crashed under the load
+            time.sleep(RECOVERY)
+        except RepomError:
+            break
     if left:
         log.warning("Could not remove database %s; the next restore will try again", name)
 

@@ -79,9 +79,7 @@ class Load:
 
     def _fill(self, scratch: str, jobs: int) -> None:
         if not self.archive.is_archive:
-            text = script.for_psql(
-                self.archive.blocks(), restricts=True, owner=self.owner, in_transaction=False
-            )
+            text = script.for_psql(self.archive.blocks(), owner=self.owner, in_transaction=False)
             self._run_gated(scratch, text)
             return
         jobs = jobs if self.archive.is_parallel else 1
@@ -192,7 +190,7 @@ class Load:
         live, expected = self.client.login.database, self.archive.tables
         self._refuse_in_place(expected or 0)
         with self._as_script() as blocks:
-            text = script.for_psql(blocks, restricts=True, owner=self.owner)
+            text = script.for_psql(blocks, owner=self.owner)
             end = queries.EXPECT.format(tables=-1 if expected is None else expected)
             self._run_gated(
                 live,

@@ -133,7 +133,7 @@ class Postgres:
             argv = script_argv(owner=True, to="/dev/null")
             self.client.run_offline(argv, archive.path)
         else:
-            for _piece in script.for_psql(archive.blocks(), restricts=True):
+            for _piece in script.for_psql(archive.blocks()):
                 pass
 
     # -- load and swap ------------------------------------------------------------------

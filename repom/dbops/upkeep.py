@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from repom.dbops.store.backup import Backup
+from repom.dbops.store.lock import locked
 from repom.dbops.store.retention import Pruned
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, NotFound, Refused, Unreachable
@@ -17,7 +17,6 @@ from repom.settings import Settings
 from repom.settings.values import whole_number
 
 from . import work
-from .restore import find
 from .store import manifest, retention
 from .work import identity, open_database
 
@@ -36,16 +35,16 @@ def list_backups(settings: Settings | None = None) -> list[Backup]:
 
 
 def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -> Backup:
-    """A backup by name, label, beginning or path; without, the newest proven one of the
+    """A backup by name, label, beginning or path; without, the newest verified one of the
     database.
 
     :raises NotFound: there is none.
     """
+    target, which = Store(settings.backup_dir), identity(settings)
     if backup is not None:
-        return find(settings, backup)
-    target = Store(settings.backup_dir)
+        return target.find(backup, which)
     system = lambda: work.system_of(replace(settings, dry=False))  # noqa: E731
-    return target.latest(identity(settings), settings.project, system)
+    return target.latest(which, settings.project, system)
 
 
 def prune(
@@ -59,8 +58,8 @@ def prune(
     """Delete old backups of the configured database.
 
     :param keep: how many verified ones stay; by default as configured.
-    :param days: only those that are older than this, and that `keep` lets go, too.
-    :param all_servers: also those of other servers, such as ones that are no more; but
+    :param days: of the others, only delete those that are older than this.
+    :param all_servers: also those of other servers, such as ones that no longer exist; but
         none of another project whose folder is on this machine.
     :param confirmed: names of the backups that a user agreed to delete.
     :raises Refused: others would be deleted than were confirmed, or a fallback reached
@@ -68,29 +67,34 @@ def prune(
     """
     settings = (settings or Settings.load()).having(keep=keep)
     days = whole_number("--days", days)
-    target, which = Store(settings.backup_dir), identity(settings)
+    target, folder = Store(settings.backup_dir), settings.backup_dir
     system = _known_system(settings)
-    with nullcontext() if settings.dry else target.lock(settings.database, "prune"):
-        proven = [b for b in target.backups(which) if b.is_verified]
-        likes = _likes(proven, settings, system, all_servers)
-        if not likes:
-            return Pruned(tuple((b, retention.FROM_ELSEWHERE) for b in proven), ())
-        how: dict[str, Any] = {"keep": settings.keep, "days": days, "thorough": True}
-        how |= {"like": likes[0], "more": likes[1:]}
-        if confirmed is not None:
-            _check_confirmed(retention.prune(target, which, dry=True, **how), confirmed)
-        return retention.prune(target, which, dry=settings.dry, **how)
+    with nullcontext() if settings.dry else locked(folder, settings.database, "prune"):
+        backups = target.backups(identity(settings))
+        planned = retention.plan_checked(
+            target,
+            backups,
+            keep=settings.keep,
+            days=days,
+            same_as=_own(backups, settings, system, all_servers),
+        )
+        if confirmed is not None and {b.name for b, _reason in planned.deleted} - set(confirmed):
+            raise Refused(
+                "The backups changed in the meantime", "Nothing was deleted; run it again"
+            )
+        return planned if settings.dry else retention.carry_out(target, planned)
 
 
-def _likes(
-    proven: list[Backup], settings: Settings, system: str | None, all_servers: bool
+def _own(
+    backups: Sequence[Backup], settings: Settings, system: str | None, all_servers: bool
 ) -> list[Backup]:
-    """Backups that stand for those which may go: one of this server; where that is not
-    known, the newest one of this project."""
-    own = [b for b in proven if not b.is_from_other_project(settings.project)]
+    """Backups that stand for those which may be deleted: the newest one of this server;
+    where that is not known, the newest one of this project."""
+    verified = [b for b in backups if b.is_verified]
+    own = [b for b in verified if not b.is_from_other_project(settings.project)]
     if all_servers:
         return own
-    same = [b for b in proven if system and b.system_identifier == system]
+    same = [b for b in verified if system and b.system_identifier == system]
     return (same or [b for b in own if not (system and b.system_identifier)])[:1]
 
 
@@ -105,15 +109,10 @@ def _known_system(settings: Settings) -> str | None:
         database = open_database(settings, "psql")
         system = database.survey().system_identifier
     except (Unreachable, CommandFailed, NotFound) as error:
-        log.info("The server was not asked which it is: %s", error.message)
+        log.info("Could not ask the server which one it is: %s", error.message)
         return None
     work.check_server(settings, database, system)
     return system
-
-
-def _check_confirmed(planned: Pruned, confirmed: Collection[str]) -> None:
-    if {b.name for b, _reason in planned.deleted} - set(confirmed):
-        raise Refused("The backups changed in the meantime", "Nothing was deleted; run it again")
 
 
 def pin(
@@ -125,12 +124,12 @@ def pin(
     :raises Refused: it has no manifest.
     """
     settings = settings or Settings.load()
-    source = find(settings, backup)
+    source = find_backup(settings, backup)
     if not source.is_verified:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
     if settings.dry:
         log.info("Would %s %s", "unpin" if off else "pin", source.name)
         return replace(source, pinned=not off)
-    target = Store(source.path.parent)
-    with target.lock(source.database, "pin", wait=10):
-        return target.update(replace(manifest.read(source.path), pinned=not off))
+    folder = source.path.parent
+    with locked(folder, source.database, "pin", wait=10):
+        return Store(folder).update(replace(manifest.read(source.path), pinned=not off))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import logging
-import os
 import re
-import stat
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
@@ -16,48 +12,39 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import NoneType
 from typing import Any
+from urllib.parse import unquote
 
 from repom.dbops.database import Facts
 from repom.dbops.files import sha256
 from repom.errors import Damaged, NotFound, advice
 
 from .backup import Backup, Drill, Origin, manifest_of
-from .names import EXTENSIONS, NAME, TIME, decoded
+from .names import EXTENSIONS, NAME, TIME
+from .storage import Entry, Folder, Storage, entry_of
 
-log = logging.getLogger("repom")
-
-MANIFEST = 1 << 24  # bytes of a manifest that are read
-ANOTHER = advice("Restore another backup; list them with: {}", "db.list")
-LIST = advice("Run: {}", "db.list")
-
-
-def contents(path: Path, most: int) -> bytes:
-    """What is in a regular file, at most `most` bytes of it. Nothing else is waited for or
-    followed: somebody may have put a pipe or a link in its place.
-
-    :raises OSError: it is not one, or cannot be read.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return file.read(most)
+LONGEST = 1 << 24  # bytes of a manifest that are read
 
 
 def read(path: Path) -> Backup:
-    """A backup with its manifest; a file without one is described by its name alone.
+    """Any file as a backup, with the manifest that lies beside it; see `load`."""
+    return load(Folder(path.parent), path)
 
+
+def load(storage: Storage, path: Path, entry: Entry | None = None) -> Backup:
+    """A backup with its manifest; one without is described by its name alone.
+
+    :param path: where it lies for people; its name is the one in `storage`.
+    :param entry: what `storage` lists of it, where that is known.
     :raises Damaged: there is a manifest, and it is not what was written.
     """
     try:
-        raw = contents(manifest_of(path), MANIFEST)
+        with storage.open(manifest_of(path).name) as file:
+            raw = file.read(LONGEST)
         content = json.loads(raw)
-        whole = spelled(content) == raw and content.pop("checksum") == checksum(content)
-        if whole:
+        if spelled(content) == raw and content.pop("checksum") == checksum(content):
             return _described(path, content)
     except FileNotFoundError:
-        return guess(path)
+        return guess(path, entry)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         pass
     raise Damaged(
@@ -165,24 +152,23 @@ def serialized(backup: Backup) -> bytes:
     return spelled(content | {"checksum": checksum(content)})
 
 
-def guess(path: Path) -> Backup:
+def guess(path: Path, entry: Entry | None = None) -> Backup:
     """What a file's name and size say; it can be readable, never verified."""
     named = NAME.fullmatch(path.name)
     formats = {extension: format for format, extension in EXTENSIONS.items()}
     format = formats[named["extension"]] if named else ""
-    stat = path.stat()
-    when = datetime.fromtimestamp(stat.st_mtime, UTC)
+    size, when = entry or entry_of(path.stat())
     if named:
         with suppress(ValueError):
             when = datetime.strptime(named["time"], TIME).replace(tzinfo=UTC)
     return Backup(
         name=path.name,
         path=path,
-        database=decoded(named["database"]) if named else "",
+        database=unquote(named["database"]) if named else "",
         backend="sqlite" if format == "sqlite" else "postgresql" if format else "",
         format=format,
         created_at=when,
-        size=stat.st_size,
+        size=size,
         label=named["label"] if named else None,
     )
 
@@ -207,21 +193,12 @@ def check(backup: Backup) -> None:
     try:
         size = backup.path.stat().st_size
     except FileNotFoundError:
-        raise NotFound(f"{backup.path} is gone", LIST) from None
+        raise NotFound(f"{backup.path} is gone", advice("Run: {}", "db.list")) from None
+    another = advice("Restore another backup; list them with: {}", "db.list")
     if size != backup.size:
-        raise Damaged(f"{backup.name} has {size} bytes instead of {backup.size}", ANOTHER)
+        raise Damaged(f"{backup.name} has {size} bytes instead of {backup.size}", another)
     if not backup.sha256:
         return
     with backup.path.open("rb") as file:
         if sha256(file) != backup.sha256:
-            raise Damaged(f"{backup.name} has been altered: its checksum differs", ANOTHER)
-
-
-def is_whole(backup: Backup) -> bool:
-    """Whether a backup is still what its manifest says; tells when it is not."""
-    try:
-        check(backup)
-        return True
-    except (Damaged, NotFound) as error:
-        log.warning("%s", error.message)
-        return False
+            raise Damaged(f"{backup.name} has been altered: its checksum differs", another)

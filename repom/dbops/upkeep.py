@@ -71,12 +71,12 @@ def prune(
     system = _known_system(settings)
     with nullcontext() if settings.dry else locked(folder, settings.database, "prune"):
         backups = target.backups(identity(settings))
-        planned = retention.plan_checked(
-            target,
+        planned = retention.plan(
             backups,
             keep=settings.keep,
             days=days,
             same_as=_own(backups, settings, system, all_servers),
+            is_whole=target.is_whole,
         )
         if confirmed is not None and {b.name for b, _reason in planned.deleted} - set(confirmed):
             raise Refused(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -35,6 +35,7 @@ def plan(
     keep: int | None,
     days: int | None = None,
     same_as: Sequence[Backup] | None = None,
+    is_whole: Callable[[Backup], bool] | None = None,
 ) -> Pruned:
     """Decide over the backups of one name, given newest first.
 
@@ -46,6 +47,8 @@ def plan(
         and not from the clock, which may be wrong. With `keep`, both must agree.
     :param same_as: only backups of the same database as one of these are deleted, and never
         the first of these: a clock that was ahead makes the backup just made look old.
+    :param is_whole: reads a backup that stays, since a damaged one must not push a good one
+        out; not needed right after a backup, whose own checks hold the floor.
     """
     verified = [b for b in backups if b.is_verified]
     own = [b for b in verified if same_as is None or any(map(b.is_same_database_as, same_as))]
@@ -53,6 +56,8 @@ def plan(
     kept += [(b, "pinned") for b in own if b.pinned]
     kept += [(b, "dated in the future") for b in own if is_ahead(b) and not b.pinned]
     deleted: list[tuple[Backup, str]] = []
+    reasons = [f"not among the newest {keep}"] if keep else []
+    reasons += [f"older than {days} days"] if days is not None else []
     dated = [b for b in own if not is_ahead(b)]
     # One without tables replaces none that has some: it may be what an accident left.
     filled = [b for b in dated if b.facts.tables != 0] or dated
@@ -65,33 +70,13 @@ def plan(
         elif same_as and each.name == same_as[0].name:
             kept.append((each, "the last one made"))
         else:
-            deleted.append((each, _why_deleted(keep, days)))
+            deleted.append((each, " and ".join(reasons)))
         newer += each in filled
+    damaged = [b for b, _ in kept if not is_whole(b)] if deleted and is_whole else []
+    if damaged:
+        rest = [b for b in verified if b not in damaged]
+        return plan(rest, keep=keep, days=days, same_as=same_as, is_whole=is_whole)
     return Pruned(tuple(kept), tuple(deleted))
-
-
-def _why_deleted(keep: int | None, days: int | None) -> str:
-    why = [f"not among the newest {keep}"] if keep else []
-    return " and ".join([*why, *([f"older than {days} days"] if days is not None else [])])
-
-
-def plan_checked(
-    target: Store,
-    backups: Sequence[Backup],
-    *,
-    keep: int | None,
-    days: int | None,
-    same_as: Sequence[Backup],
-) -> Pruned:
-    """As `plan`, and read those that stay, so that a damaged one does not push a good one
-    out. Needless right after a backup, whose own checks hold the floor."""
-    while True:
-        planned = plan(backups, keep=keep, days=days, same_as=same_as)
-        kept = planned.kept if planned.deleted else ()
-        damaged = {b.name for b, _reason in kept if not target.is_whole(b)}
-        if not damaged:
-            return planned
-        backups = [b for b in backups if b.name not in damaged]
 
 
 def carry_out(target: Store, planned: Pruned) -> Pruned:

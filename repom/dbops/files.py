@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -27,6 +29,28 @@ def create_private(path: Path) -> BinaryIO:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file, open for reading. Links are not followed and pipes not waited for: another
+    user may have put one in its place.
+
+    :raises OSError: it is not a regular file, or cannot be read.
+    """
+    return open(path, "rb", opener=_regular)
+
+
+def _regular(path: str, flags: int) -> int:
+    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return fd
+
+
+def is_regular(path: Path) -> bool:
+    """Whether it is a file, and not a link to one."""
+    return path.is_file() and not path.is_symlink()
 
 
 def make_private_folder(path: Path) -> None:
@@ -74,6 +98,14 @@ def sync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def shown_size(count: int) -> str:
+    """Bytes as people read them: 1.9 MB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def sha256(file: BinaryIO) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from repom.dbops.store.backup import Backup
+from repom.dbops.store.lock import locked
 from repom.dbops.store.retention import Pruned
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, NotFound, Refused, Unreachable
@@ -45,8 +45,8 @@ def prune(
     """Delete old backups of the configured database.
 
     :param keep: how many verified ones stay; by default as configured.
-    :param days: only those that are older than this, and that `keep` lets go, too.
-    :param all_servers: also those of other servers, such as ones that are no more; but
+    :param days: of the others, only delete those that are older than this.
+    :param all_servers: also those of other servers, such as ones that no longer exist; but
         none of another project whose folder is on this machine.
     :param confirmed: names of the backups that a user agreed to delete.
     :raises Refused: others would be deleted than were confirmed, or a fallback reached
@@ -54,29 +54,34 @@ def prune(
     """
     settings = (settings or Settings.load()).having(keep=keep)
     days = whole_number("--days", days)
-    target, which = Store(settings.backup_dir), identity(settings)
+    target, folder = Store(settings.backup_dir), settings.backup_dir
     system = _known_system(settings)
-    with nullcontext() if settings.dry else target.lock(settings.database, "prune"):
-        proven = [b for b in target.backups(which) if b.is_verified]
-        likes = _likes(proven, settings, system, all_servers)
-        if not likes:
-            return Pruned(tuple((b, retention.FROM_ELSEWHERE) for b in proven), ())
-        how: dict[str, Any] = {"keep": settings.keep, "days": days, "thorough": True}
-        how |= {"like": likes[0], "more": likes[1:]}
-        if confirmed is not None:
-            _check_confirmed(retention.prune(target, which, dry=True, **how), confirmed)
-        return retention.prune(target, which, dry=settings.dry, **how)
+    with nullcontext() if settings.dry else locked(folder, settings.database, "prune"):
+        backups = target.backups(identity(settings))
+        planned = retention.plan(
+            backups,
+            keep=settings.keep,
+            days=days,
+            same_as=_own(backups, settings, system, all_servers),
+            is_whole=target.is_whole,
+        )
+        if confirmed is not None and {b.name for b, _reason in planned.deleted} - set(confirmed):
+            raise Refused(
+                "The backups changed in the meantime", "Nothing was deleted; run it again"
+            )
+        return planned if settings.dry else retention.carry_out(target, planned)
 
 
-def _likes(
-    proven: list[Backup], settings: Settings, system: str | None, all_servers: bool
+def _own(
+    backups: Sequence[Backup], settings: Settings, system: str | None, all_servers: bool
 ) -> list[Backup]:
-    """Backups that stand for those which may go: one of this server; where that is not
-    known, the newest one of this project."""
-    own = [b for b in proven if not b.is_from_other_project(settings.project)]
+    """Backups that stand for those which may be deleted: the newest one of this server;
+    where that is not known, the newest one of this project."""
+    verified = [b for b in backups if b.is_verified]
+    own = [b for b in verified if not b.is_from_other_project(settings.project)]
     if all_servers:
         return own
-    same = [b for b in proven if system and b.system_identifier == system]
+    same = [b for b in verified if system and b.system_identifier == system]
     return (same or [b for b in own if not (system and b.system_identifier)])[:1]
 
 
@@ -91,15 +96,10 @@ def _known_system(settings: Settings) -> str | None:
         with closing(open_database(settings, "psql")) as database:
             system = database.survey().system_identifier
     except (Unreachable, CommandFailed, NotFound) as error:
-        log.info("The server was not asked which it is: %s", error.message)
+        log.info("Could not ask the server which one it is: %s", error.message)
         return None
     work.check_server(settings, database, system)
     return system
-
-
-def _check_confirmed(planned: Pruned, confirmed: Collection[str]) -> None:
-    if {b.name for b, _reason in planned.deleted} - set(confirmed):
-        raise Refused("The backups changed in the meantime", "Nothing was deleted; run it again")
 
 
 def pin(
@@ -117,6 +117,6 @@ def pin(
     if settings.dry:
         log.info("Would %s %s", "unpin" if off else "pin", source.name)
         return replace(source, pinned=not off)
-    target = Store(source.path.parent)
-    with target.lock(source.database, "pin", wait=10):
-        return target.update(replace(manifest.read(source.path), pinned=not off))
+    folder = source.path.parent
+    with locked(folder, source.database, "pin", wait=10):
+        return Store(folder).update(replace(manifest.read(source.path), pinned=not off))

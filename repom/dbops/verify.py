@@ -10,6 +10,7 @@ from pathlib import Path
 
 from repom.dbops.archive.archive import Archive
 from repom.dbops.store.backup import Backup, Drill
+from repom.dbops.store.lock import locked
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import Damaged, Refused, Unreachable
@@ -127,7 +128,7 @@ def _record(
         return
     target = Store(source.path.parent)
     try:
-        with target.lock(source.database, "verify", wait=10):
+        with locked(target.folder, source.database, "verify", wait=10):
             now = manifest.read(source.path)  # somebody may have pinned it meanwhile
             drill = Drill(rows, seconds) if rows else now.drill
             verified = tuple(dict.fromkeys([*now.verified, *passed])) if passed else ()

@@ -14,6 +14,7 @@ from repom.dbops.archive.archive import Archive, recognise, stamp_of
 from repom.dbops.postgres.postgres import Postgres
 from repom.dbops.sqlite.sqlite import Sqlite
 from repom.dbops.store.backup import Backup, Identity
+from repom.dbops.store.lock import locked
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import NotFound, Refused, RepomError, SettingsError, Unreachable, advice
@@ -205,7 +206,8 @@ def _lock(
 ) -> None:
     target = Store(settings.backup_dir)
     for name in names:
-        killed = stack.enter_context(target.lock(name, doing, database.session))
+        lock = locked(settings.backup_dir, name, doing, database.session)
+        killed = stack.enter_context(lock)
         if killed:
             database.abort(killed)
         target.sweep(name)

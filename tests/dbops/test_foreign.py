@@ -26,6 +26,7 @@ from repom.dbops import upkeep
 from repom.dbops.restore import carry_out, plan_restore
 from repom.dbops.store import names
 from repom.dbops.store.backup import Backup
+from repom.dbops.store.lock import locked
 from repom.dbops.store.manifest import checksum, spelled
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, Damaged, NotFound, Refused, RepomError, SettingsError
@@ -227,7 +228,7 @@ def test_a_forged_note_ends_no_session(settings: Settings, note: dict[str, Any])
     settings.backup_dir.mkdir()
     (settings.backup_dir / ".shop.holder").write_text(json.dumps(note))
 
-    with Store(settings.backup_dir).lock("shop", "backup", "repom-00000001") as killed:
+    with locked(settings.backup_dir, "shop", "backup", "repom-00000001") as killed:
         assert "" == killed
 
 
@@ -270,7 +271,7 @@ def test_a_long_name_of_a_database_fits_a_file_name(tmp_path: Path, name: str) -
 
     assert names.NAME.fullmatch(taken)
     assert taken != other
-    with target.lock(name, "backup"), target.writing(taken) as file:
+    with locked(target.folder, name, "backup"), target.writing(taken) as file:
         assert Path(file.name).exists()
 
 

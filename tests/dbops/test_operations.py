@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gzip
 import logging
-import os
 import shutil
 import sqlite3
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +32,7 @@ from repom.errors import (
     SettingsError,
 )
 from repom.settings import Settings
+from tests.dbops.store.making import holder
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -168,7 +167,7 @@ def test_a_backup_is_made_also_when_the_folder_cannot_be_pruned(
     def failing(*_given: object, **_how: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("repom.dbops.store.retention.prune", failing)
+    monkeypatch.setattr("repom.dbops.store.retention.plan", failing)
 
     assert dbops.backup(settings).is_verified
     assert "not pruned: Input/output error" in caplog.text
@@ -665,25 +664,6 @@ def test_a_dry_pin_pins_nothing(settings: Settings) -> None:
 # -- one at a time ------------------------------------------------------------------------
 
 
-HOLD = """
-import sys; from pathlib import Path; from repom.dbops.store.store import Store
-with Store(Path(sys.argv[1])).lock(sys.argv[2], "backup"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def held(settings: Settings, database: str = "shop.db") -> Iterator[None]:
-    """Another process is at work on a database."""
-    argv = [sys.executable, "-c", HOLD, str(settings.backup_dir), database]
-    env, pipe = {**os.environ, "PYTHONPATH": str(ROOT)}, subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=env) as child:
-        assert child.stdout and b"held\n" == child.stdout.readline()
-        yield
-        child.kill()
-
-
 WORK: dict[str, Callable[[Settings, Backup], object]] = {
     "backup": lambda settings, made: dbops.backup(settings),
     "restore": lambda settings, made: dbops.restore(made, settings),
@@ -702,7 +682,10 @@ def test_while_another_is_at_work_nothing_is_done(
     rename(settings, "second")
     before = files(settings.project)
 
-    with held(settings), pytest.raises(Refused, match=r"shop\.db is in use") as caught:
+    with (
+        holder(settings.backup_dir, "shop.db"),
+        pytest.raises(Refused, match=r"using shop\.db") as caught,
+    ):
         work(settings, made)
 
     assert 5 == caught.value.exit_status
@@ -714,12 +697,12 @@ def test_a_backup_is_not_restored_while_prune_of_its_database_is_at_work(
 ) -> None:
     made = dbops.backup(settings)
 
-    with held(settings), pytest.raises(Refused, match=r"shop\.db is in use"):
+    with holder(settings.backup_dir, "shop.db"), pytest.raises(Refused, match=r"using shop\.db"):
         dbops.restore(made, replace(settings, database="other.db"))
 
 
 def test_other_databases_of_the_store_can_be_worked_on(settings: Settings) -> None:
-    with held(settings, "shop.d"), held(settings, "shop.db2"):
+    with holder(settings.backup_dir, "shop.d"), holder(settings.backup_dir, "shop.db2"):
         assert dbops.backup(settings).is_verified
 
 

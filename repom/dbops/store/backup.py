@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -114,13 +113,6 @@ class Backup:
     @property
     def manifest(self) -> Path:
         return manifest_of(self.path)
-
-    @property
-    def has_its_size(self) -> bool:
-        """Whether the file is as long as it was; the rest takes reading it."""
-        with suppress(OSError):
-            return self.path.stat().st_size == self.size
-        return False
 
     def is_from_other_project(self, project: Path | None) -> bool:
         """Whether another project made it, one whose folder is on this machine. A folder

@@ -6,10 +6,9 @@ import logging
 from pathlib import Path
 
 from repom.errors import RepomError, SettingsError, Unreachable
-from repom.settings.address import Address
+from repom.settings.address import PORT, Address
 
-from .discover import PORT, Container, check_owner, find
-from .engine import is_near
+from .discover import Container, check_owner, find
 from .exec import DockerRunner
 from .host import HostRunner
 
@@ -44,8 +43,7 @@ def choose(
     on_host, address = HostRunner(echo=echo, dry=dry), Address(host, port)
     if via == "host":
         return on_host
-    near = is_near(address, name, service)
-    found = find(docker, name, service, project) if near else None
+    found = find(docker, name, service, project) if address.is_near(service or name) else None
     obstacle = _obstacle(found, project, address)
     if found and not obstacle:
         log.info("Using Docker container: %s", found.name)

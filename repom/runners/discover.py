@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from repom.errors import Refused, SettingsError
-from repom.settings.address import Address
+from repom.settings.address import PORT, Address
 
 from .engine import EngineSilent, ask, compose_argv, inspect, part, texts
 
 #: Label with the project folder on every container that `postgres.start` makes.
 PROJECT_LABEL = "repom.project"
 COMPOSE = "com.docker.compose."
-PORT = 5432  # PostgreSQL's
 #: An address and a port of this host that lead to PostgreSQL in a container.
 Binding = tuple[str, int]
 

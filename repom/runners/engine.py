@@ -137,8 +137,3 @@ def is_remote(address: str) -> bool:
     host = rest.rpartition("@")[2].partition("/")[0]
     host = host.rpartition(":")[0] if re.search(r":[0-9]+$", host) else host
     return scheme not in ("unix", "npipe", "fd", "") and not Address(host).is_local
-
-
-def is_near(address: Address, name: str, service: str | None) -> bool:
-    """Whether it can be that of the container; another machine's cannot."""
-    return address.is_local or address.host == (service or name)

@@ -15,10 +15,11 @@ from typing import Any
 
 from repom.errors import CommandFailed, Refused, RepomError, Unreachable
 from repom.runners import discover, engine
-from repom.runners.discover import COMPOSE, PORT, PROJECT_LABEL, Container
+from repom.runners.discover import COMPOSE, PROJECT_LABEL, Container
 from repom.runners.engine import EngineSilent
 from repom.runners.host import HostRunner
 from repom.settings import Settings
+from repom.settings.address import PORT
 
 from . import credentials
 
@@ -43,7 +44,7 @@ def create_argv(name: str, project: Path, image: str, mount: str, port: int) -> 
     return [
         *("create", "--name", name, "--label", f"{PROJECT_LABEL}={project}"),
         *("--shm-size", SHM, "--volume", f"{name}_data:{mount}"),
-        *("--publish", f"{HOST}:{port}:5432"),
+        *("--publish", f"{HOST}:{port}:{PORT}"),
         *("--env", "POSTGRES_USER", "--env", "POSTGRES_PASSWORD", "--env", "POSTGRES_DB"),
         image,
     ]

@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
 from repom.runners import discover, engine
-from repom.runners.discover import PORT, PROJECT_LABEL, Container
+from repom.runners.discover import PROJECT_LABEL, Container
 from repom.runners.exec import DockerRunner
 from repom.runners.host import HostRunner
 from repom.settings import Settings
+from repom.settings.address import PORT
 
 from . import cluster, credentials
 from . import containers as docker
@@ -205,7 +205,7 @@ def _check_target(settings: Settings) -> None:
             "Unset DATABASE_URL, or set it to postgresql://USER:PASSWORD@localhost:5432/DATABASE",
         )
     host = settings.host
-    if not engine.is_near(settings.address, settings.container, settings.compose_service):
+    if not settings.address.is_near(settings.compose_service or settings.container):
         raise SettingsError(
             f"The database is on host {host}, and repom starts servers on this machine only",
             "Unset the host, or set it to localhost",
@@ -428,14 +428,11 @@ def _describe_local(settings: Settings) -> Server:
 
 
 def _server(login: Settings, port: int | None, **facts: str) -> Server:
-    password = ":***" if login.password else ""
-    user, database = quote(login.user, safe=""), quote(login.database, safe="")
-    url = f"postgresql://{user}{password}@{HOST}:{port}/{database}"
     return Server(
         host=HOST,
         port=port,
         user=login.user,
         database=login.database,
-        url=url if port else "",
+        url=replace(login.address, host=HOST, port=port).masked_url() if port else "",
         **facts,
     )

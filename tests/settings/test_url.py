@@ -4,7 +4,7 @@ import traceback
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL, make_url
 
@@ -55,6 +55,7 @@ TEXT = st.text(st.sampled_from("ab1:/@?#[]%+ &=,.\\'\"~é"), min_size=1, max_siz
 HOSTS = st.sampled_from(["db", "db.example.com", "10.0.0.1", "::1", "localhost"])
 
 
+@settings(deadline=None)
 @given(user=TEXT, password=TEXT, host=HOSTS, port=st.none() | st.integers(1, 65535), name=TEXT)
 def test_a_url_that_sqlalchemy_writes_is_read_as_it_reads_it(
     user: str, password: str, host: str, port: int | None, name: str
@@ -69,6 +70,7 @@ def test_a_url_that_sqlalchemy_writes_is_read_as_it_reads_it(
 PIECES = st.sampled_from([*"ab1:/@#[]%+ ,.-é", "%40", "%2F", "::1", "db"])
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=12).map("".join))
 @example("u:p%40@h:1/d%20b")
 def test_whatever_is_read_at_all_is_read_as_sqlalchemy_reads_it(text: str) -> None:
@@ -77,7 +79,7 @@ def test_whatever_is_read_at_all_is_read_as_sqlalchemy_reads_it(text: str) -> No
         ours = address(url)
     except SettingsError as refused:
         assert "DATABASE_URL" in refused.message
-        assume(False)
+        return
 
     assert as_sqlalchemy_reads(url) == ours
 

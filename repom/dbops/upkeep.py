@@ -13,7 +13,7 @@ from repom.dbops.store.lock import locked
 from repom.dbops.store.retention import Pruned
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, NotFound, Refused, Unreachable
-from repom.settings import Settings
+from repom.settings import Settings, Source
 from repom.settings.values import whole_number
 
 from . import work
@@ -28,14 +28,14 @@ def shell(settings: Settings) -> int:
     return open_database(settings, "psql").shell()
 
 
-def list_backups(settings: Settings | None = None) -> list[Backup]:
+def list_backups(settings: Source = None) -> list[Backup]:
     """The backups in the store, of every database, newest first."""
-    settings = settings or Settings.load()
+    settings = Settings.of(settings)
     return Store(settings.backup_dir).backups()
 
 
 def prune(
-    settings: Settings | None = None,
+    settings: Source = None,
     *,
     keep: int | None = None,
     days: int | None = None,
@@ -52,7 +52,7 @@ def prune(
     :raises Refused: others would be deleted than were confirmed, or a fallback reached
         another server.
     """
-    settings = (settings or Settings.load()).having(keep=keep)
+    settings = Settings.of(settings).having(keep=keep)
     days = whole_number("--days", days)
     target, folder = Store(settings.backup_dir), settings.backup_dir
     system = _known_system(settings)
@@ -102,15 +102,13 @@ def _known_system(settings: Settings) -> str | None:
     return system
 
 
-def pin(
-    backup: str | Path | Backup, settings: Settings | None = None, *, off: bool = False
-) -> Backup:
+def pin(backup: str | Path | Backup, settings: Source = None, *, off: bool = False) -> Backup:
     """Keep a backup whatever prune says, or no longer.
 
     :raises NotFound: there is no such backup.
     :raises Refused: it has no manifest.
     """
-    settings = settings or Settings.load()
+    settings = Settings.of(settings)
     source = find_backup(settings, backup)
     if not source.is_verified:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")

@@ -15,6 +15,7 @@ from repom.runners.discover import Container, find
 from repom.runners.engine import Engine, EngineSilent, endpoint, is_remote
 from repom.runners.exec import ExecRunner
 from repom.settings import Settings
+from repom.settings.address import Address
 from tests.fakes import FakeDocker, inspected
 
 ABSENT = "Error response from daemon: No such container: repom_postgres"
@@ -36,7 +37,8 @@ def choosing(docker: FakeDocker | str, **given: Any) -> Choice:
     names = {"name": "container", "service": "compose_service"}
     known = {names.get(key, key): value for key, value in given.items()}
     project = known.pop("project", Path.cwd())
-    settings = Settings(project, "postgresql", "shop", docker=program, **known)
+    address = Address(known.pop("host", None), known.pop("port", None), "ann", "shop")
+    settings = Settings(project, address, docker=program, **known)
     return chosen(settings, "pg_dump")
 
 

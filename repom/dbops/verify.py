@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive
-from repom.dbops.store.backup import Backup
+from repom.dbops.store.backup import Backup, Drill
+from repom.dbops.store.lock import locked
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import Damaged, Refused, Unreachable
-from repom.settings import Settings
+from repom.settings import Settings, Source
+from repom.settings.address import Address
 
 from . import work
-from .restore import proven_facts
 from .store import manifest
-from .upkeep import find_backup
-from .work import open_database, since
+from .work import find_backup, open_database, proven_facts, since
 
 log = logging.getLogger("repom")
 
@@ -42,7 +43,7 @@ class Verified:
 
 def verify(
     backup: str | Path | Backup | None = None,
-    settings: Settings | None = None,
+    settings: Source = None,
     *,
     drill: bool = False,
 ) -> Verified:
@@ -54,7 +55,7 @@ def verify(
 
     :param backup: a name, a path or a `Backup`; without, the newest proven one.
     """
-    settings = settings or Settings.load()
+    settings = Settings.of(settings)
     source = find_backup(settings, backup)
     started = time.monotonic()
     try:
@@ -68,7 +69,7 @@ def verify(
 
 def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str], dict[str, int]]:
     """The checks that a backup passes, and the rows that a drill restored."""
-    passed = ["complete", "sha256"] if source.counts else []
+    passed = ["complete", "sha256"] if source.is_verified else []
     archive = work.examined(source)
     if settings.dry:
         log.info("Would read %s to its end", source.path)
@@ -86,7 +87,8 @@ def _read(settings: Settings, archive: Archive) -> bool:
     """Whether the archive could be read; the checksum can be checked without a server."""
     try:
         tool = "pg_restore" if archive.is_archive else "psql"
-        open_database(_for_backend(settings, archive), tool).read(archive)
+        with closing(open_database(_for_backend(settings, archive), tool)) as database:
+            database.read(archive)
         return True
     except (Unreachable, Refused) as error:
         log.warning("The archive was not read to its end: %s", error.message)
@@ -96,7 +98,7 @@ def _read(settings: Settings, archive: Archive) -> bool:
 def _for_backend(settings: Settings, archive: Archive) -> Settings:
     """A backup of SQLite is read by SQLite, whatever the project's database is."""
     if archive.backend == "sqlite" and settings.backend != "sqlite":
-        return replace(settings, backend="sqlite", database="unused.sqlite3")
+        return replace(settings, address=Address(), sqlite="unused.sqlite3")
     if archive.backend != settings.backend:
         raise Refused(
             f"{archive.path.name} is a backup of PostgreSQL, and the database is SQLite",
@@ -109,10 +111,10 @@ def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, in
     database = open_database(_for_backend(settings, archive), "pg_restore")
     work.check_server(settings, database, database.survey().system_identifier)
     with work.on(settings, database, "drill"):
-        database.survey()
+        found = database.survey()
         archive.check_unchanged()
         facts = proven_facts(source)
-        scratch = database.load(archive, facts, owner=False, replacing=False)
+        scratch = database.load(found, archive, facts, owner=False, replacing=False)
         try:
             return database.rows(scratch)
         finally:
@@ -123,16 +125,14 @@ def _record(
     settings: Settings, source: Backup, passed: list[str], rows: dict[str, int], seconds: float
 ) -> None:
     """Write down what a backup passed; one that passed nothing no longer counts."""
-    if not source.counts or settings.dry:
+    if not source.is_verified or settings.dry:
         return
     target = Store(source.path.parent)
     try:
-        with target.lock(source.database, "verify", wait=10):
+        with locked(target.folder, source.database, "verify", wait=10):
             now = manifest.read(source.path)  # somebody may have pinned it meanwhile
-            facts = dict(now.facts)
-            if rows:
-                facts["drill"] = {"rows": rows, "duration_s": seconds}
+            drill = Drill(rows, seconds) if rows else now.drill
             verified = tuple(dict.fromkeys([*now.verified, *passed])) if passed else ()
-            target.update(replace(now, verified=verified, facts=facts))
+            target.update(replace(now, verified=verified, drill=drill))
     except ReadOnlyStore:
         log.info("Not recorded: %s cannot be written to", target.folder)

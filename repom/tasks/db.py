@@ -20,9 +20,10 @@ from .tables import age, clock, counted, size, table
 
 # Each task imports what it needs of the library, so that `invoke --list` stays fast.
 if TYPE_CHECKING:
-    from repom.dbops.restore import Plan, Restored
+    from repom.dbops.restore import Plan
     from repom.dbops.store.backup import Backup
     from repom.dbops.store.retention import Pruned
+    from repom.dbops.work import Restored
 
 
 JSON = "print the result as JSON"

@@ -48,7 +48,7 @@ def demo(c: Context) -> None:
     folder = Path.cwd() / FOLDER
     folder.mkdir(exist_ok=True)
     (folder / ".env").write_text("DATABASE_URL=sqlite:///shop.sqlite3\n")
-    settings = Settings(folder, "sqlite", "shop.sqlite3", backup_dir=folder / "backups")
+    settings = Settings(folder, sqlite="shop.sqlite3", backup_dir=folder / "backups")
     path = settings.sqlite_path
     for suffix in ("", "-wal", "-shm", "-journal"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from repom.errors import NotFound, RepomError, SettingsError
+from repom.errors import SettingsError
 from repom.settings import Settings
 
 from . import console
-from .tables import age, counted, size
+from .questions import contents
 
 # Imported by the tasks when they run: `invoke --list` need not pay for it.
 if TYPE_CHECKING:
@@ -88,34 +88,15 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
 
 
 def _question(settings: Settings, seen: server.Server) -> str:
-    """What will be deleted, before somebody says yes."""
-    data = seen.data or "the container"
-    holds = f"{seen.database} ({_holds(settings, seen)})"
-    return f"Delete {seen.name} and its data in {data}? All of its databases will be lost: {holds}."
-
-
-def _holds(settings: Settings, seen: server.Server) -> str:
-    """Size, tables and the age of the last backup of the project's database."""
-    from repom.dbops import upkeep, work
-
-    login = replace(settings, backend="postgresql", user=seen.user, database=seen.database)
+    """What will be deleted, for the user to confirm."""
+    via, host, port = "docker", None, None
     if seen.kind == "local":
-        login = replace(login, via="host", host=seen.host, port=seen.port)
-    else:
-        login = replace(login, via="docker", host=None, port=None)
-    try:
-        found = work.open_database(login, "psql").identify()
-        facts = [size(found.size)]
-        facts += [] if found.tables is None else [counted(found.tables, "table")]
-    except RepomError:
-        facts = ["contents unknown"]
-    try:
-        facts.append(f"last backed up {age(upkeep.find_backup(login).created_at)}")
-    except NotFound:
-        facts.append("never backed up")
-    except RepomError:
-        facts.append("last backup unknown")
-    return ", ".join(facts)
+        via, host, port = "host", seen.host, seen.port
+    named = replace(settings.address, user=seen.user, database=seen.database)
+    login = replace(settings, address=replace(named, host=host, port=port), via=via)
+    holds = f"{seen.database} ({contents(login)})"
+    data = seen.data or "the container"
+    return f"Delete {seen.name} and its data in {data}? All of its databases will be lost: {holds}."
 
 
 postgres = Collection("postgres", start, stop, status, logs, remove)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 from repom.errors import NotFound, RepomError
@@ -23,7 +24,7 @@ def about_restore(plan: Plan) -> str:
     parts = [f"Restore {plan.backup.name} ({size(plan.backup.size)}{made}) into {where}?"]
     if plan.origin:
         parts.append(f"The backup is of {plan.origin}.")
-    if plan.backup.facts.get("tables") == 0:
+    if plan.backup.facts.tables == 0:
         parts.append("The backup holds no tables.")
     if plan.foreign:
         parts.append("The file has no manifest, so its integrity cannot be checked.")
@@ -38,7 +39,9 @@ def about_restore(plan: Plan) -> str:
     now = contents(plan.settings, plan.database, plan.survey.size)
     parts.append(f"The current database ({now}) will be replaced; {back}.")
     parts += [*_ended(plan.survey.sessions), *plan.survey.notes]
-    parts += [f"The earlier undo copy ({undo_copy(old)}) will be deleted." for old in plan.going]
+    parts += [
+        f"The earlier undo copy ({undo_copy(old)}) will be deleted." for old in plan.to_delete
+    ]
     return " ".join(parts)
 
 
@@ -53,7 +56,7 @@ def about_undo(plan: Undo) -> str:
 def about_prune(planned: Pruned) -> str:
     """What a prune of every server's backups would delete; `planned` deletes at least one."""
     gone = [b for b, _reason in planned.deleted]
-    places = sorted({str(b.facts.get("where") or "an unknown server") for b in gone})
+    places = sorted({b.origin.where or "an unknown server" for b in gone})
     total = f"{counted(len(gone), 'backup')} ({size(sum(b.size for b in gone))})"
     ages = f"the oldest made {age(gone[-1].created_at)}, the newest {age(gone[0].created_at)}"
     kept = counted(len(planned.kept), "backup")
@@ -79,18 +82,21 @@ def contents(
     :param database: the same, where it is open already.
     :param known_size: bytes, shown when the database cannot be asked.
     """
-    from repom.dbops import upkeep, work
+    from repom.dbops import work
 
     try:
-        found = (database or work.open_database(settings, "psql")).identify()
+        opened = (
+            nullcontext(database) if database else closing(work.open_database(settings, "psql"))
+        )
+        with opened as asked:
+            found = asked.identify()
         facts = [size(found.size if known_size is None else known_size)]
         facts += [] if found.tables is None else [counted(found.tables, "table")]
     except RepomError:
         facts = [] if known_size is None else [size(known_size)]
         facts.append("contents unknown")
     try:
-        last = upkeep.find_backup(settings)
-        facts.append(f"last backed up {age(last.created_at)}")
+        facts.append(f"last backed up {age(work.find_backup(settings).created_at)}")
     except NotFound:
         facts.append("never backed up")
     except RepomError:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gzip
 import logging
-import os
 import shutil
 import sqlite3
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +19,6 @@ import pytest
 from repom import dbops
 from repom.dbops import upkeep
 from repom.dbops.restore import plan_restore
-from repom.dbops.sqlite import copying
 from repom.dbops.store import store
 from repom.dbops.store.backup import Backup
 from repom.dbops.undo import undoable
@@ -35,6 +32,8 @@ from repom.errors import (
     SettingsError,
 )
 from repom.settings import Settings
+from repom.settings.address import Address
+from tests.dbops.store.making import holder
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -47,7 +46,7 @@ Change = Callable[[bytes], bytes]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    found = Settings(tmp_path, "sqlite", "shop.db", backup_dir=tmp_path / "backups")
+    found = Settings(tmp_path, sqlite="shop.db", backup_dir=tmp_path / "backups")
     write(found, "CREATE TABLE album (title)", "INSERT INTO album VALUES ('first')")
     return found
 
@@ -55,7 +54,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def postgresql(settings: Settings) -> Settings:
     """A server that nobody asks: whatever is refused is refused before."""
-    return replace(settings, backend="postgresql", database="shop", user="ann", via="host")
+    return replace(settings, address=Address(user="ann", database="shop"), via="host")
 
 
 def write(settings: Settings, *statements: str) -> None:
@@ -100,7 +99,7 @@ def test_a_backup_is_in_the_store_and_proven(settings: Settings) -> None:
         made.via,
         made.label,
     )
-    assert (made.path.stat().st_size, True) == (made.size, made.counts)
+    assert (made.path.stat().st_size, True) == (made.size, made.is_verified)
     assert sqlite3.sqlite_version == made.server_version == made.tool_version
     assert {made.name, made.manifest.name} == files(settings.backup_dir).keys()
 
@@ -128,7 +127,7 @@ def test_without_settings_those_of_the_working_directory_hold(settings: Settings
 
 
 def test_the_newest_backups_of_this_database_stay(settings: Settings) -> None:
-    other = replace(settings, database="shop_test.db")
+    other = replace(settings, sqlite="shop_test.db")
     write(other, "CREATE TABLE album (title)")
     theirs = [dbops.backup(other).name for _ in range(2)]
     made = [dbops.backup(settings, keep=2).name for _ in range(4)]
@@ -169,9 +168,9 @@ def test_a_backup_is_made_also_when_the_folder_cannot_be_pruned(
     def failing(*_given: object, **_how: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("repom.dbops.store.retention.prune", failing)
+    monkeypatch.setattr("repom.dbops.store.retention.plan", failing)
 
-    assert dbops.backup(settings).counts
+    assert dbops.backup(settings).is_verified
     assert "not pruned: Input/output error" in caplog.text
 
 
@@ -179,7 +178,7 @@ def test_a_disk_that_is_full_says_nothing_of_the_backup(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = dbops.backup(settings)
-    monkeypatch.setattr(copying, "FLOOR", 1 << 62)
+    monkeypatch.setattr("repom.dbops.files.SPARE", 1 << 62)
     monkeypatch.setattr(
         shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1, total=1 << 62)
     )
@@ -284,11 +283,11 @@ def test_a_backup_from_the_future_is_told_and_not_deleted(
 
 
 def test_the_manifest_says_where_a_backup_comes_from(settings: Settings) -> None:
-    facts = dbops.backup(replace(settings, password="canary", keep=3)).facts
+    origin = dbops.backup(replace(settings, address=Address(password="canary"), keep=3)).origin
 
-    assert str(settings.project) == facts["project"]
-    assert ("custom", 3, None) == tuple(facts["settings"][k] for k in ("format", "keep", "host"))
-    assert "canary" not in str(facts)
+    assert str(settings.project) == origin.project
+    assert ("custom", 3, None) == tuple(origin.settings[k] for k in ("format", "keep", "host"))
+    assert "canary" not in str(origin)
 
 
 BROKEN = {
@@ -330,7 +329,7 @@ def test_a_wrong_value_is_refused_before_anything_is_written(
 
 
 def test_a_backup_folder_that_cannot_be_written_is_named(unprivileged: Path) -> None:
-    settings = Settings(unprivileged, "sqlite", "shop.db", backup_dir=unprivileged / "backups")
+    settings = Settings(unprivileged, sqlite="shop.db", backup_dir=unprivileged / "backups")
     write(settings, "CREATE TABLE album (title)")
     settings.backup_dir.mkdir(mode=0o500)
 
@@ -363,7 +362,7 @@ def test_a_backup_is_restored_by_its_name_or_path(
     assert "first" == title(settings)
     assert ("shop.db", made.name) == (done.database, done.backup)
     assert done.replaced
-    assert "second" == title(replace(settings, database=done.replaced))
+    assert "second" == title(replace(settings, sqlite=done.replaced))
 
 
 FOREIGN: dict[str, Change] = {
@@ -425,14 +424,16 @@ def test_a_restore_on_another_machine_must_be_meant(postgresql: Settings) -> Non
     Path("theirs.sql").write_text("SELECT 1;\n")
 
     with pytest.raises(Refused, match=r"db\.example\.com") as caught:
-        dbops.restore("theirs.sql", replace(postgresql, host="db.example.com"))
+        dbops.restore(
+            "theirs.sql", replace(postgresql, address=Address("db.example.com", database="shop"))
+        )
 
     assert "--remote" in caught.value.hint
 
 
 def test_an_undo_on_another_machine_must_be_meant(postgresql: Settings) -> None:
     with pytest.raises(Refused, match=r"db\.example\.com") as caught:
-        dbops.undo(replace(postgresql, host="db.example.com"))
+        dbops.undo(replace(postgresql, address=Address("db.example.com", database="shop")))
 
     assert "--remote" in caught.value.hint
 
@@ -468,7 +469,7 @@ def test_a_restore_into_a_new_file_leaves_the_database_alone(settings: Settings)
 
     done = dbops.restore(made, settings, into="copy.db")
 
-    assert ("second", "first") == (title(settings), title(replace(settings, database="copy.db")))
+    assert ("second", "first") == (title(settings), title(replace(settings, sqlite="copy.db")))
     assert done.replaced is None
 
 
@@ -492,7 +493,7 @@ def test_a_database_that_is_gone_comes_back(settings: Settings) -> None:
 
 def test_a_backup_of_another_database_may_be_restored(settings: Settings) -> None:
     made = dbops.backup(settings)
-    other = replace(settings, database="other.db")
+    other = replace(settings, sqlite="other.db")
     write(other, "CREATE TABLE album (title)", "INSERT INTO album VALUES ('theirs')")
 
     dbops.restore(made, other)
@@ -532,7 +533,7 @@ def test_as_many_replaced_databases_are_kept_as_configured(settings: Settings, k
     made = dbops.backup(settings)
     for number in range(4):
         rename(settings, f"number {number}")
-        going = plan_restore(made, settings).going
+        going = plan_restore(made, settings).to_delete
         done = dbops.restore(made, settings)
 
         assert (1 if keep and number >= keep else 0) == len(going)
@@ -541,7 +542,7 @@ def test_as_many_replaced_databases_are_kept_as_configured(settings: Settings, k
     assert keep == len(kept)
     assert (kept[0].name if keep else None) == done.replaced
     assert [f"number {n}" for n in (3, 2, 1)][:keep] == [
-        title(replace(settings, database=each.name)) for each in kept
+        title(replace(settings, sqlite=each.name)) for each in kept
     ]
 
 
@@ -579,7 +580,7 @@ def test_a_damaged_backup_no_longer_counts(settings: Settings, change: Change) -
 
     assert () == found.verified
     assert found.problems
-    assert [False, True] == [b.counts for b in dbops.list_backups(settings)]
+    assert [False, True] == [b.is_verified for b in dbops.list_backups(settings)]
     assert good.name == dbops.verify(None, settings).name
 
 
@@ -666,25 +667,6 @@ def test_a_dry_pin_pins_nothing(settings: Settings) -> None:
 # -- one at a time ------------------------------------------------------------------------
 
 
-HOLD = """
-import sys; from pathlib import Path; from repom.dbops.store.store import Store
-with Store(Path(sys.argv[1])).lock(sys.argv[2], "backup"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def held(settings: Settings, database: str = "shop.db") -> Iterator[None]:
-    """Another process is at work on a database."""
-    argv = [sys.executable, "-c", HOLD, str(settings.backup_dir), database]
-    env, pipe = {**os.environ, "PYTHONPATH": str(ROOT)}, subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=env) as child:
-        assert child.stdout and b"held\n" == child.stdout.readline()
-        yield
-        child.kill()
-
-
 WORK: dict[str, Callable[[Settings, Backup], object]] = {
     "backup": lambda settings, made: dbops.backup(settings),
     "restore": lambda settings, made: dbops.restore(made, settings),
@@ -703,7 +685,10 @@ def test_while_another_is_at_work_nothing_is_done(
     rename(settings, "second")
     before = files(settings.project)
 
-    with held(settings), pytest.raises(Refused, match=r"shop\.db is in use") as caught:
+    with (
+        holder(settings.backup_dir, "shop.db"),
+        pytest.raises(Refused, match=r"using shop\.db") as caught,
+    ):
         work(settings, made)
 
     assert 5 == caught.value.exit_status
@@ -715,13 +700,13 @@ def test_a_backup_is_not_restored_while_prune_of_its_database_is_at_work(
 ) -> None:
     made = dbops.backup(settings)
 
-    with held(settings), pytest.raises(Refused, match=r"shop\.db is in use"):
-        dbops.restore(made, replace(settings, database="other.db"))
+    with holder(settings.backup_dir, "shop.db"), pytest.raises(Refused, match=r"using shop\.db"):
+        dbops.restore(made, replace(settings, sqlite="other.db"))
 
 
 def test_other_databases_of_the_store_can_be_worked_on(settings: Settings) -> None:
-    with held(settings, "shop.d"), held(settings, "shop.db2"):
-        assert dbops.backup(settings).counts
+    with holder(settings.backup_dir, "shop.d"), holder(settings.backup_dir, "shop.db2"):
+        assert dbops.backup(settings).is_verified
 
 
 def test_what_a_killed_run_left_goes_with_the_next_backup(settings: Settings) -> None:

@@ -93,7 +93,7 @@ class Scene:
     def check_store(self) -> None:
         """Whatever is listed as proven is what its manifest says."""
         for backup in dbops.list_backups(self.settings):
-            if backup.counts:
+            if backup.is_verified:
                 check(backup)
 
 

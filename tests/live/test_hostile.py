@@ -253,7 +253,7 @@ def test_a_fact_that_cannot_be_had_is_a_fact_less(server: Server, project: Path)
         server.sql(f"CREATE TABLE item (n int); {sql}")
         made = dbops.backup(settings)
         expected = "a1b2,two\\nlines" if "a1b2" in sql else None
-        assert made.facts["migration"] == expected
+        assert made.facts.migration == expected
         dbops.restore(made, settings)
 
 

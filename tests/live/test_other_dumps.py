@@ -158,7 +158,7 @@ def test_a_full_disk_in_the_container_says_nothing_of_the_backup(project: Path) 
             assert made.verified == dbops.list_backups(settings)[0].verified
         with pytest.raises(CommandFailed):
             dbops.verify(None, settings)
-        assert dbops.list_backups(settings)[0].counts
+        assert dbops.list_backups(settings)[0].is_verified
 
 
 @pytest.mark.parametrize("name", ["x" * 70, "é" * 32])

@@ -147,7 +147,7 @@ def test_tables_come_and_go_while_it_is_backed_up(
             dbops.restore(backup, settings, into="beside")
             found = postgres_18.sql(COUNT, "beside")
             if format == "custom":  # a plain file does not tell how many are in it
-                assert backup.facts["tables"] == int(found)
+                assert backup.facts.tables == int(found)
             postgres_18.sql("SELECT 1")
     finally:
         postgres_18.sql("DROP DATABASE shop WITH (FORCE)", "postgres")

@@ -22,9 +22,10 @@ import pytest
 
 from repom import dbops
 from repom.dbops.archive.archive import recognise
-from repom.dbops.sqlite import copying
+from repom.dbops.archive.staging import WorkingFolder
+from repom.dbops.database import Survey
+from repom.dbops.sqlite import reading
 from repom.dbops.sqlite.sqlite import Sqlite
-from repom.dbops.sqlite.temporary import Temporary
 from repom.dbops.undo import undoable
 from repom.errors import Refused
 from repom.settings import Settings
@@ -32,6 +33,7 @@ from tests import requires
 from tests.live import faults
 from tests.live.cli import Ended, environment, invoke
 
+FOUND = Survey(exists=True, size=0)  # which SQLite does not need
 KILLS = 10
 SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
 WORK = """
@@ -189,14 +191,14 @@ def test_a_raw_file_whose_wal_grows_meanwhile_is_refused(
         child.kill()
         child.wait()
     (project / "raw.sqlite3-shm").unlink()
-    copy = copying.copy_raw
+    copy = reading.copy_raw
 
     def late(*given: Any) -> None:
         copy(*given)
         with (project / "raw.sqlite3-wal").open("ab") as wal:
             wal.write(bytes(4096))
 
-    monkeypatch.setattr(copying, "copy_raw", late)
+    monkeypatch.setattr(reading, "copy_raw", late)
     with pytest.raises(Refused, match="changed while"):
         dbops.restore(project / "raw.sqlite3", settings_of(project))
     assert ask(project / "app.db", "SELECT * FROM t") == [("old",)]
@@ -488,11 +490,10 @@ def test_what_a_killed_check_left_is_removed_by_the_next(
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     make(project / "app.db")
-    killed, working = Temporary(), Temporary()
+    killed, working = WorkingFolder(), WorkingFolder()
     killed._lock.release()
     for each in (killed, working):
         make(each.path / "copy")
-        os.utime(each.path, (0, 0))
     dbops.verify(dbops.backup(settings_of(project)), settings_of(project))
     assert [p.name for p in (tmp_path / "temporary").iterdir()] == [working.path.name]
 
@@ -620,11 +621,11 @@ def test_a_file_with_a_long_name_is_restored_and_undone(project: Path, name: str
     make(project / "raw.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('newer')")
     live = Sqlite(make(project / name), name)
     with live.exclusive("restore"):
-        scratch = live.load(recognise(project / "raw.db"), None)
-        kept = live.swap(scratch, keep=1)
+        scratch = live.load(FOUND, recognise(project / "raw.db"), None)
+        kept = live.swap(FOUND, scratch, keep=1)
     assert ask(project / name, "SELECT * FROM t") == [("newer",)]
     assert [kept] == [k.name for k in live.survey().kept]
-    live.swap(str(kept), keep=1)
+    live.swap(FOUND, str(kept), keep=1)
     assert ask(project / name, "SELECT * FROM t") == [("old",)]
 
 

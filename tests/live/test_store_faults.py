@@ -235,7 +235,7 @@ def test_a_manifest_that_became_a_link(settings: Settings, outside: Path) -> Non
     made = dbops.backup(settings)
     made.manifest.rename(settings.backup_dir / "moved")
     made.manifest.symlink_to(outside / "precious")
-    assert [b.counts for b in dbops.list_backups(settings)] == [False]
+    assert [b.is_verified for b in dbops.list_backups(settings)] == [False]
     with pytest.raises(RepomError, match="manifest"):
         dbops.pin(made.name, settings)
     dbops.backup(settings, keep=1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from repom.dbops.database import Facts
 
 #: What people and scripts see of a backup, in the order of the contract.
 SHOWN = (
@@ -34,6 +35,30 @@ Identity = tuple[str, str, str | None]
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a backup comes from. What is not known is ``None``.
+
+    :param commit: the git commit that the project folder was at.
+    :param where: for people: the container, the host and port, or the folder.
+    :param project: the project folder.
+    :param settings: those that the backup was made with; no secrets.
+    """
+
+    commit: str | None = None
+    where: str | None = None
+    project: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A restore of the backup into a scratch database: rows per table, and seconds."""
+
+    rows: Mapping[str, int]
+    duration_s: float
+
+
+@dataclass(frozen=True)
 class Backup:
     """A backup, as its manifest describes it.
 
@@ -43,7 +68,8 @@ class Backup:
     :param verified: the checks that it passed, out of complete, sha256, archive, drill.
     :param duration_s: seconds that the backup took.
     :param host: of a server on another machine.
-    :param facts: what the database said of itself then: see `repom.dbops.database.Facts`.
+    :param facts: what the database said of itself when it was backed up.
+    :param drill: the last one that it passed.
     :param problem: why nothing in the manifest counts; empty when it does.
     """
 
@@ -57,22 +83,30 @@ class Backup:
     label: str | None = None
     sha256: str = ""
     via: str | None = None
-    server_version: str | None = None
     tool_version: str | None = None
-    system_identifier: str | None = None
     pinned: bool = False
     verified: tuple[str, ...] = ()
     duration_s: float | None = None
     host: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+    origin: Origin = field(default_factory=Origin)
+    drill: Drill | None = None
     problem: str = ""
+
+    @property
+    def server_version(self) -> str | None:
+        return self.facts.server_version
+
+    @property
+    def system_identifier(self) -> str | None:
+        return self.facts.system_identifier
 
     @property
     def identity(self) -> Identity:
         return self.backend, self.database, self.host
 
     @property
-    def counts(self) -> bool:
+    def is_verified(self) -> bool:
         """Whether it is proven enough for prune, ``--latest`` and the floor."""
         return {"complete", "sha256"} <= set(self.verified)
 
@@ -80,40 +114,36 @@ class Backup:
     def manifest(self) -> Path:
         return manifest_of(self.path)
 
-    @property
-    def has_its_size(self) -> bool:
-        """Whether the file is as long as it was; the rest takes reading it."""
-        with suppress(OSError):
-            return self.path.stat().st_size == self.size
-        return False
-
-    def is_of_another(self, project: Path | None) -> bool:
+    def is_from_other_project(self, project: Path | None) -> bool:
         """Whether another project made it, one whose folder is on this machine. A folder
         that is not here was this one, before it moved, or is a colleague's of this name."""
-        made = self.facts.get("project")
+        made = self.origin.project
         return bool(project and made and made != str(project) and Path(made).is_dir())
 
-    def is_like(self, other: Backup) -> bool:
+    def is_same_database_as(self, other: Backup) -> bool:
         """Whether it is of the same database as another one of this name: from the same
         server (SQLite: the same project's id), whichever checkout made it. Where one of
         the two is not known, nothing known may speak against one project folder."""
         if not (self.system_identifier and other.system_identifier):
-            return self._agrees(other, "project")
+            return _may_agree(self.origin.project, other.origin.project)
         if self.system_identifier != other.system_identifier:
             return False
         # A server on a copied volume has the identifier of the original.
-        return self.backend == "sqlite" or any(self._agrees(other, k) for k in ("project", "where"))
-
-    def _agrees(self, other: Backup, fact: str) -> bool:
-        """Whether nothing known speaks against the same value of a fact."""
-        mine, theirs = self.facts.get(fact), other.facts.get(fact)
-        return mine is None or theirs is None or mine == theirs
+        return (
+            self.backend == "sqlite"
+            or _may_agree(self.origin.project, other.origin.project)
+            or _may_agree(self.origin.where, other.origin.where)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` shows: times as ISO 8601 in UTC, sizes in bytes."""
         shown = {name: getattr(self, name) for name in SHOWN}
         when = self.created_at.isoformat().replace("+00:00", "Z")
         return {**shown, "path": str(self.path), "created_at": when, "verified": [*self.verified]}
+
+
+def _may_agree(one: str | None, other: str | None) -> bool:
+    return one is None or other is None or one == other
 
 
 def manifest_of(path: Path) -> Path:

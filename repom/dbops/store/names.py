@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
+from datetime import datetime
 from urllib.parse import quote
 
 from repom.errors import SettingsError
@@ -37,10 +39,28 @@ def check_label(label: object) -> None:
         raise SettingsError(f"--label is {label!r}", "Allowed: 1 to 40 of A-Z a-z 0-9 . -")
 
 
+def next_name(
+    taken: Collection[str], database: str, format: str, label: str | None, now: datetime
+) -> str:
+    """The name of a backup that is made now.
+
+    :param taken: names in the store, also those of manifests. A number that prune has
+        freed is not given again while later ones are there, else the newest backup would
+        not be the last.
+    :raises SettingsError: the label is not allowed.
+    """
+    check_label(label)
+    start = f"{encoded(database)}_{now.strftime(TIME)}"
+    same = re.compile(re.escape(start) + r"[-_.]")
+    numbers = [number_of(name.removesuffix(".json")) for name in taken if same.match(name)]
+    number = f"-{max(numbers) + 1}" if any(numbers) else ""
+    return f"{start}{number}{f'_{label}' if label else ''}.{EXTENSIONS[format]}"
+
+
 def number_of(name: str) -> int:
-    """Which one in its second: 1, or the 2 of ``…Z-2``."""
-    named = NAME.fullmatch(name)
-    return int(named["number"] or 1) if named else 0
+    """Which one in its second: 1, or the 2 of ``…Z-2``; 0 for another name."""
+    found = NAME.fullmatch(name)
+    return int(found["number"] or 1) if found else 0
 
 
 def is_own_name(name: str) -> bool:
@@ -49,9 +69,3 @@ def is_own_name(name: str) -> bool:
         NAME.fullmatch(name.removesuffix(".json"))
         or re.fullmatch(r"\..*\.(lock|holder|partial)", name)
     )
-
-
-def decoded(name: str) -> str:
-    from urllib.parse import unquote
-
-    return unquote(name)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -19,13 +20,16 @@ import pytest
 
 from repom import dbops
 from repom.dbops.archive.archive import recognise
+from repom.dbops.archive.staging import WorkingFolder
+from repom.dbops.database import Facts, Survey
 from repom.dbops.files import create_private
-from repom.dbops.sqlite import copying, home, sqlite
+from repom.dbops.sqlite import copying, home, replacing, sqlite
 from repom.dbops.sqlite.sqlite import Sqlite
 from repom.errors import CommandFailed, Damaged, NotFound, Refused
 from repom.settings import Settings
 from tests import requires
 
+FOUND = Survey(exists=True, size=0)  # which SQLite does not need
 ROOT = Path(__file__).parents[3]
 SCHEMA = """
 CREATE TABLE artist (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, face BLOB);
@@ -73,8 +77,8 @@ def dump(path: Path, target: Path | None = None) -> Path:
 
 def load_and_swap(backup: Path, path: Path) -> str | None:
     live = Sqlite(path, path.name)
-    scratch = live.load(recognise(backup), None)
-    return live.swap(scratch, keep=9)
+    scratch = live.load(FOUND, recognise(backup), None)
+    return live.swap(FOUND, scratch, keep=9)
 
 
 def hidden(folder: Path) -> list[str]:
@@ -195,7 +199,7 @@ def test_a_page_size_changes_with_the_smallest_files_and_whatever_is_kept(
     backup, path = dump(tmp_path / "from.db"), tmp_path / "shop.db"
     live, had = Sqlite(path, "shop.db"), content(path)
 
-    kept = live.swap(live.load(recognise(backup), None), keep=keep)
+    kept = live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=keep)
 
     assert content(tmp_path / "from.db") == content(path)
     with closing(sqlite3.connect(path)) as restored:
@@ -371,7 +375,7 @@ def test_a_file_that_is_no_database_is_put_aside_and_pushes_nothing_out(
     path.write_bytes(junk)
     live = Sqlite(path, "shop.db")
 
-    assert live.swap(live.load(recognise(backup), None), keep=1) is None
+    assert live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=1) is None
     assert content(tmp_path / "from.db") == content(path)
     assert [good] == [k.name for k in live.survey().kept]
     [aside] = tmp_path.glob(".repom/shop.db.damaged_*")
@@ -388,14 +392,14 @@ def test_a_scratch_file_that_cannot_be_synced_changes_nothing(
     if junk:
         path.write_bytes(junk)
     live = Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
+    scratch = live.load(FOUND, recognise(backup), None)
 
     def failing(_path: Path) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(sqlite, "sync_file", failing)
     with pytest.raises(OSError, match="Input/output error"):
-        live.swap(scratch, keep=1)
+        live.swap(FOUND, scratch, keep=1)
 
     assert junk == (path.read_bytes() if path.exists() else None)
     assert not list(tmp_path.glob(".repom/shop.db.damaged_*"))
@@ -407,21 +411,21 @@ def test_an_interrupted_restore_leaves_no_copy_to_undo(tmp_path: Path) -> None:
     backup = dump(path)
     change(path, "DELETE FROM artist WHERE id > 10000")
     before, live = content(path), Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
-    copy_pages = sqlite.copy_pages
+    scratch = live.load(FOUND, recognise(backup), None)
+    copy_pages = replacing.copy_pages
 
-    def interrupted(*given: Any, last: Any = None, **how: Any) -> None:
+    def interrupted(*given: Any, before_commit: Any = None, **how: Any) -> None:
         def late() -> None:
-            last()
+            before_commit()
             raise KeyboardInterrupt
 
-        how["last"] = late
+        how["before_commit"] = late
         copy_pages(*given, **how)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite, "copy_pages", interrupted)
+        patch.setattr(replacing, "copy_pages", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            live.swap(scratch, keep=1)
+            live.swap(FOUND, scratch, keep=1)
     assert () == live.survey().kept
     assert before == content(path)
 
@@ -430,8 +434,8 @@ def test_the_journal_mode_that_counts_is_that_under_the_lock(tmp_path: Path) -> 
     path = build(tmp_path / "shop.db")
     backup = dump(path)
     live = Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
-    look = sqlite.page_size_of
+    scratch = live.load(FOUND, recognise(backup), None)
+    look = replacing.page_size_of
     with writer(path) as run:
 
         def late(looked_at: Path) -> int:
@@ -441,8 +445,8 @@ def test_the_journal_mode_that_counts_is_that_under_the_lock(tmp_path: Path) -> 
             return size
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sqlite, "page_size_of", late)
-            kept = live.swap(scratch, keep=1)
+            patch.setattr(replacing, "page_size_of", late)
+            kept = live.swap(FOUND, scratch, keep=1)
     assert any("only in the WAL" in line for line in content(Path(str(kept))))
 
 
@@ -491,7 +495,7 @@ def test_a_locked_file_is_refused_and_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, held: list[str]
 ) -> None:
     monkeypatch.setattr("repom.dbops.sqlite.copying.PATIENCE", 0.3)
-    settings = Settings(tmp_path, "sqlite", "shop.db", backup_dir=tmp_path / "backups")
+    settings = Settings(tmp_path, sqlite="shop.db", backup_dir=tmp_path / "backups")
     path = build(tmp_path / "shop.db", mode=mode)
     made = dbops.backup(settings)
     change(path, "DELETE FROM artist WHERE id > 10")
@@ -557,6 +561,67 @@ def test_a_folder_in_the_files_place_is_one_line(tmp_path: Path) -> None:
         Sqlite(tmp_path / "shop.db", "shop.db").identify()
 
 
+class Full(io.BytesIO):
+    """A file on a disk that is full; `seen` are the files in a folder at the first write."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.seen = folder, list[str]()
+
+    def write(self, _block: Any) -> int:
+        self.seen = [str(p.relative_to(self.folder)) for p in self.folder.rglob("copy*")]
+        raise OSError(28, "No space left on device")
+
+
+def test_a_working_copy_lies_beside_the_database_and_does_not_stay(tmp_path: Path) -> None:
+    """The file that it dumps to may be any, also one without a name."""
+    path, file = build(tmp_path / "shop.db"), Full(tmp_path)
+    with pytest.raises(OSError, match="No space"):
+        Sqlite(path, "shop.db").dump(file, "sqlite")
+
+    assert [True] == [re.fullmatch(r"\.repom/[^/]+/copy", name) is not None for name in file.seen]
+    assert [] == list(tmp_path.rglob("copy*"))
+
+
+@pytest.mark.parametrize("verb", ["dump", "sweep"])
+def test_a_working_copy_of_a_killed_run_is_swept(tmp_path: Path, verb: str) -> None:
+    path = build(tmp_path / "shop.db")
+    script = (
+        "import os, sys; from pathlib import Path; from repom.dbops.sqlite import sqlite\n"
+        "sqlite.check = lambda *_: os.kill(os.getpid(), 9)\n"
+        "sqlite.Sqlite(Path(sys.argv[1]), 'shop.db').dump(open(sys.argv[2], 'wb'), 'sqlite')"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script, str(path), str(tmp_path / "x")], env=env)
+    assert [path.stat().st_size] == [p.stat().st_size for p in tmp_path.rglob("copy")]
+
+    if verb == "dump":
+        dump(path)
+    else:
+        Sqlite(path, "shop.db").sweep(FOUND)
+    assert [] == list(tmp_path.rglob("copy*"))
+
+
+def test_a_working_copy_in_use_is_not_swept(tmp_path: Path) -> None:
+    path = build(tmp_path / "shop.db")
+    dump(path)
+    with WorkingFolder(tmp_path / ".repom") as folder:
+        Sqlite(path, "shop.db").sweep(FOUND)
+        dump(path, tmp_path / "second")
+        assert folder.is_dir()
+
+
+def test_a_database_without_room_for_a_working_copy_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build(tmp_path / "shop.db")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1000))
+    with pytest.raises(Refused, match=r"\.repom has 0\.0 MB free, and the working copy"):
+        dump(path)
+
+    assert [] == list(tmp_path.rglob("copy*"))
+
+
 def test_a_damaged_database_makes_no_backup(tmp_path: Path) -> None:
     path = build(tmp_path / "shop.db")
     with path.open("r+b") as file:
@@ -578,7 +643,7 @@ def test_a_read_only_file_is_backed_up_all_the_same(unprivileged: Path) -> None:
 def test_a_restore_into_a_read_only_file_says_so_and_changes_nothing(unprivileged: Path) -> None:
     path = build(unprivileged / "shop.db")
     settings = Settings(
-        unprivileged, "sqlite", "shop.db", backup_dir=unprivileged / "backups", undo_keep=1
+        unprivileged, sqlite="shop.db", backup_dir=unprivileged / "backups", undo_keep=1
     )
     made = dbops.backup(settings)
     before = change(path)
@@ -596,7 +661,7 @@ def test_a_restore_into_a_read_only_folder_says_so_and_changes_nothing(
 ) -> None:
     (unprivileged / "data").mkdir()
     path = build(unprivileged / "data/shop.db")
-    settings = Settings(unprivileged, "sqlite", "data/shop.db", backup_dir=unprivileged / "b")
+    settings = Settings(unprivileged, sqlite="data/shop.db", backup_dir=unprivileged / "b")
     made = dbops.backup(settings)
     if not earlier:
         shutil.rmtree(path.parent / ".repom")
@@ -621,7 +686,7 @@ def test_a_backup_with_altered_pages_is_not_restored(tmp_path: Path, at: int) ->
     before = content(path)
 
     with pytest.raises((Damaged, CommandFailed, Refused)):
-        live.load(recognise(tmp_path / "altered"), None)
+        live.load(FOUND, recognise(tmp_path / "altered"), None)
     assert before == content(path)
     assert [] == hidden(tmp_path)
 
@@ -634,13 +699,13 @@ def test_scratch_and_kept_files_are_their_owners_alone(tmp_path: Path) -> None:
     path = build(tmp_path / "shop.db")
     backup = dump(path)
     live = Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
+    scratch = live.load(FOUND, recognise(backup), None)
     kept = live.survey().kept
 
     assert 0o600 == stat.S_IMODE(Path(scratch).stat().st_mode)
     assert 0o700 == stat.S_IMODE((tmp_path / ".repom").stat().st_mode)
     assert () == kept
-    live.swap(scratch, keep=1)
+    live.swap(FOUND, scratch, keep=1)
     assert [0o600] == [stat.S_IMODE(Path(k.name).stat().st_mode) for k in live.survey().kept]
 
 
@@ -688,10 +753,10 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     size = path.stat().st_size
     free = 3 * size - (0 if fits else 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free))
-    monkeypatch.setattr(sqlite, "check_space", lambda _folder: None)
-    expected = nullcontext() if fits else pytest.raises(Refused, match="bytes free")
+    monkeypatch.setattr(sqlite, "check_not_full", lambda _folder: None)
+    expected = nullcontext() if fits else pytest.raises(Refused, match="free, and a restore takes")
     with expected:
-        live.discard(live.load(recognise(backup), {"size": size}))
+        live.discard(live.load(FOUND, recognise(backup), Facts(size=size)))
 
     assert [] == hidden(tmp_path)
 
@@ -731,10 +796,11 @@ def test_what_is_kept_is_on_the_disk_before_the_new_data_are(
         seen.append(kept.name)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(sqlite, "sync_file", failing)
+    monkeypatch.setattr(replacing, "sync_file", failing)
+    monkeypatch.setattr(copying, "sync_file", failing)
     live = Sqlite(path, "shop.db")
     with pytest.raises(OSError, match="Input/output error"):
-        live.swap(live.load(recognise(backup), None), keep=1)
+        live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=1)
 
     assert 1 == len(seen)
     assert before == content(path)
@@ -760,13 +826,13 @@ def test_what_is_no_longer_needed_may_stay(
     before, backup = content(path), dump(path)
     change(path, "DELETE FROM artist")
     live = Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
+    scratch = live.load(FOUND, recognise(backup), None)
 
     def failing(path: Path) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(home, "remove", failing)
-    assert live.swap(scratch, keep=1)
+    assert live.swap(FOUND, scratch, keep=1)
     assert before == content(path)
     assert "could not be removed: Input/output error" in caplog.text
 
@@ -791,10 +857,10 @@ def test_only_the_scratch_files_of_dead_processes_are_swept(tmp_path: Path) -> N
     working, next_one = (Sqlite(tmp_path / "shop.db", "shop.db") for _ in range(2))
 
     with working.exclusive("restore"):
-        next_one.sweep()
+        next_one.sweep(FOUND)
         assert all((tmp_path / name).exists() for name in (*mine, *others))
         assert not (tmp_path / old).exists()  # of repom 0.1, and from another year
-    next_one.sweep()
+    next_one.sweep(FOUND)
 
     assert [] == [name for name in mine if (tmp_path / name).exists()]
     assert all((tmp_path / name).exists() for name in others)
@@ -803,7 +869,7 @@ def test_only_the_scratch_files_of_dead_processes_are_swept(tmp_path: Path) -> N
 def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     build(tmp_path / "real.db")
     (tmp_path / "link.db").symlink_to("real.db")
-    settings = Settings(tmp_path, "sqlite", "link.db", backup_dir=tmp_path / "backups")
+    settings = Settings(tmp_path, sqlite="link.db", backup_dir=tmp_path / "backups")
     made = dbops.backup(settings)
     change(tmp_path / "real.db")
     dbops.restore(made, settings)
@@ -818,7 +884,7 @@ def test_as_many_replaced_files_stay_as_are_wanted(tmp_path: Path, mode: str, ke
     path = build(tmp_path / "shop.db", mode=mode)
     backup, live = dump(path), Sqlite(path, "shop.db")
     for _ in range(3):
-        kept = live.swap(live.load(recognise(backup), None), keep=keep)
+        kept = live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=keep)
 
     assert keep == len(live.survey().kept)
     assert (str(kept) if keep else None) == next((k.name for k in live.survey().kept), None)

@@ -67,10 +67,17 @@ class Module:
 
 @dataclass
 class Page:
-    """What was found: headings with their lines, and the literals that they account for."""
+    """What was found.
+
+    :param errors: exit statuses of classes of errors that take a message and a hint.
+    :param inits: the same for calls in which a class words its message itself, by their ids.
+    :param lines: headings with their lines.
+    :param used: ids of the literals that these account for.
+    """
 
     modules: dict[str, Module]
-    errors: dict[str, int]
+    errors: dict[str, int] = field(default_factory=dict)
+    inits: dict[int, int] = field(default_factory=dict)
     lines: dict[str, set[str]] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
 
@@ -84,7 +91,8 @@ class Page:
 def page() -> str:
     """The text of docs/messages.md."""
     modules = read()
-    found = Page(modules, statuses(modules))
+    found = Page(modules)
+    add_errors(found)
     for name, module in modules.items():
         for scope, node in walked(module.tree, ()):
             Reader(found, name, scope).visit(node)
@@ -110,19 +118,22 @@ def read() -> dict[str, Module]:
     return found
 
 
-def statuses(modules: dict[str, Module]) -> dict[str, int]:
-    """The exit status of every class of error, also of those outside `repom.errors`."""
-    found = {
-        name: each.exit_status
-        for name, each in vars(errors).items()
-        if isinstance(each, type) and issubclass(each, errors.RepomError)
-    }
-    for module in modules.values():
+def add_errors(found: Page) -> None:
+    """Learn the exit status of every class of error, also of those outside `repom.errors`."""
+    for name, each in vars(errors).items():
+        if isinstance(each, type) and issubclass(each, errors.RepomError):
+            found.errors[name] = each.exit_status
+    for module in found.modules.values():
         for node in ast.walk(module.tree):
-            if isinstance(node, ast.ClassDef):
-                parents = [b.id for b in node.bases if isinstance(b, ast.Name) and b.id in found]
-                found.setdefault(node.name, found[parents[0]]) if parents else None
-    return found
+            parents = [b.id for b in getattr(node, "bases", ()) if isinstance(b, ast.Name)]
+            known = [found.errors[each] for each in parents if each in found.errors]
+            if not isinstance(node, ast.ClassDef) or not known or node.name in found.errors:
+                continue
+            calls = [each for each in ast.walk(node) if isinstance(each, ast.Call)]
+            own = [each for each in calls if name_of(each.func) == "__init__"]
+            found.inits |= {id(each): known[0] for each in own}
+            if not own:
+                found.errors[node.name] = known[0]
 
 
 def walked(
@@ -174,9 +185,10 @@ class Reader:
 
     def _call(self, node: ast.Call) -> None:
         name = name_of(node.func)
-        if name in self.found.errors and node.args:
+        status = self.found.inits.get(id(node), self.found.errors.get(name))
+        if status is not None and node.args:
             hints = [k.value for k in node.keywords if k.arg == "hint"]
-            self._error(self.found.errors[name], [*node.args[:2], *hints])
+            self._error(status, [*node.args[:2], *hints])
         elif name in LOGGED and node.args:
             values = [self.text(each) for each in spread(node.args[1:])]
             said = re.sub(

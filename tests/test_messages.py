@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
+from repom.tasks import ns
 from tests import messages
+
+#: A task behind a program that not every user has.
+SPELLED = r"\b(inv|invoke) (db|postgres)\."
 
 
 def test_the_page_is_what_the_source_says() -> None:
@@ -25,8 +29,8 @@ def test_texts_of_every_shape_are_found() -> None:
 
 
 def test_a_task_in_a_hint_is_a_task() -> None:
-    from repom.tasks import ns
-
     named = re.findall(r"\brepom ((?:db|postgres)\.\w+)", messages.page())
     assert set(named) <= set(ns.task_names)
     assert named
+    written_out = [line for line in messages.page().splitlines() if re.search(SPELLED, line)]
+    assert written_out == [], "the program before a task comes from repom.errors.advice"

@@ -15,8 +15,7 @@ import pytest
 from repom import dbops
 from repom.errors import Damaged, RepomError
 from repom.settings import Settings
-from tests.live.conftest import SERVERS, settings_for
-from tests.live.servers import FIDELITY, Server
+from tests.live.servers import FIDELITY, SERVERS, Server, settings_for
 
 
 class Subject:

@@ -11,8 +11,7 @@ import pytest
 
 from repom import dbops
 from repom.errors import NotFound, RepomError
-from tests.live.conftest import settings_for
-from tests.live.servers import Server
+from tests.live.servers import Server, settings_for
 
 #: Gives mallory what she wants when a superuser runs it; else does nothing.
 TRAP = """DO $$ BEGIN

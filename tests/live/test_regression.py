@@ -12,9 +12,8 @@ from repom import dbops
 from repom.errors import Refused
 from tests import requires
 from tests.live import regression
-from tests.live.conftest import settings_for
 from tests.live.regression import lacking_statistics
-from tests.live.servers import PASSWORD, Server, container_server
+from tests.live.servers import PASSWORD, Server, container_server, settings_for
 
 MAJOR = 18
 FORMATS = regression.FORMATS

@@ -32,7 +32,7 @@ from tests import requires
 from tests.live import faults
 from tests.live.cli import Ended, environment, invoke
 
-KILLS = 10
+KILLS = 6
 SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
 WORK = """
 import sqlite3, sys, time

@@ -124,7 +124,7 @@ SENTENCES = {
     ),
     "only store/ knows names and paths of backups": (
         {"EXTENSIONS", "repom.dbops.store.names", "manifest_of"},
-        {f"repom.dbops.store.{m}" for m in ("names", "backup", "manifest", "store")},
+        {f"repom.dbops.store.{m}" for m in ("names", "backup", "manifest")},
     ),
 }
 

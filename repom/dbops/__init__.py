@@ -1,6 +1,7 @@
 """The library under the tasks: each verb returns a value, prints nothing and asks nothing.
 
-Messages for people go to the logger ``repom``.
+Messages for people go to the logger ``repom``. Where a verb takes `settings`, SQLAlchemy's
+`Engine` or `URL` will do, and without it the verb works on the configured database.
 """
 
 from repom.dbops.backup import backup

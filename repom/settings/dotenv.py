@@ -1,8 +1,8 @@
 """`.env` as Compose reads it, or an error that names the line.
 
 One file serves Compose and repom, so both have to see the same values in it. What Compose
-reads in a way that hardly anybody means (a comment that becomes the value, two variables
-in one line) is refused instead of guessed at. No error quotes the file: it holds secrets.
+reads in an unexpected way (a comment becomes the value, one line holds two variables) is an
+error. No error quotes the file, since it holds secrets.
 """
 
 from __future__ import annotations
@@ -14,23 +14,30 @@ from pathlib import Path
 
 from repom.errors import SettingsError
 
-#: A password is taken as it stands: it may well hold a `$` that means nothing.
+#: Taken literally: a password may hold a `$` that means nothing.
 LITERAL = "POSTGRES_PASSWORD"
-#: Names whose values choose a database or a folder: a part that is missing would choose
-#: another one, so what they expand must be set. Elsewhere it is empty, as for Compose.
+#: Names whose values choose a database or a folder. The variables in them must be set,
+#: since without that part they would choose another one; elsewhere they may be empty.
 STRICT = ("DATABASE_URL", "POSTGRES_", "REPOM_")
 _BLANK = re.compile(r"(?:\s*#[^\n]*(?:\n|$))*\s*")
-_NAME = re.compile(r"(?:export[^\S\n]+)?([\w.\-\[\]]+)[^\S\n]*(?:([=:])[^\S\n]*|\n|$)")
-_QUOTED = re.compile(r"""(['"])((?:\\[\s\S]|(?!\1)[^\\])*)\1[^\S\n]*(?:#[^\n]*)?(?:\n|$)""")
+_LINE = re.compile(
+    r"""(?:export[^\S\n]+)?(?P<name>[\w.\-\[\]]+)[^\S\n]*
+    (?P<sign>[=:](?P<space>[^\S\n]*+)
+        (?:(?P<quote>['"])(?P<quoted>(?:\\[\s\S]|(?!(?P=quote))[^\\])*+)(?P=quote)
+            [^\S\n]*(?:\#[^\n]*)?
+        |(?P<bare>(?!['"])[^\n]*)))?
+    (?:\n|$)""",
+    re.VERBOSE,
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]|\r(?!\n)")
 _ESCAPES = dict(zip('abfnrtv\\"', '\a\b\f\n\r\t\v\\"', strict=True))
-#: A dollar with what belongs to it. Others, as in `$1` and `$(`, mean nothing.
+#: A dollar with what belongs to it; others, as in `$1` and `$(`, stay as they are.
 _DOLLAR = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<brace>\{))")
 _BRACED = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:(?P<sign>:?[-+?])(?P<rest>.*))?")
 
 
 class _Unclear(ValueError):
-    """Compose would not take it, or takes it for something else than people do."""
+    """Compose refuses it, or reads it differently than people do."""
 
 
 def read_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
@@ -41,24 +48,29 @@ def read_dotenv(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
     :raises SettingsError: for a line that cannot be parsed; names its number only.
     """
-    text, values = _text(path), dict[str, str]()
-    position = _begin(text, 0)
-    while position < len(text):
+    text, position = _text(path), 0
+    values: dict[str, str] = {}
+    while True:
+        blank = _BLANK.match(text, position)
+        position = blank.end() if blank else position
+        if position == len(text):
+            return values
+        line = _LINE.match(text, position)
+        if not line:
+            raise _unparsable(path, text, position)
         try:
-            name, quote, raw, end = _statement(text, position)
-            if raw is not None:
-                values[name] = _meaning(name, quote, raw, {**values, **environ})
+            if line["sign"]:  # a name alone says nothing
+                values[line["name"]] = _value(line, {**values, **environ})
         except _Unclear as unclear:
             raise _unparsable(path, text, position, str(unclear)) from None
         except RecursionError:
             raise _unparsable(path, text, position, "its ${…} are nested too deeply") from None
-        position = _begin(text, end)
-    return values
+        position = line.end()
 
 
 def _text(path: Path) -> str:
-    """The file's text; empty when there is none. A folder of this name is somebody's
-    virtual environment; a pipe or a broken link would lose settings in silence."""
+    """The file's text; empty without a file. A folder of this name is a virtual
+    environment; a pipe or a broken link would lose settings in silence."""
     if not os.path.lexists(path) or path.is_dir():
         return ""
     if not path.is_file():
@@ -74,7 +86,7 @@ def _text(path: Path) -> str:
     return text.replace("\r\n", "\n")
 
 
-def _unparsable(path: Path, text: str, position: int, reason: str) -> SettingsError:
+def _unparsable(path: Path, text: str, position: int, reason: str = "") -> SettingsError:
     line = text.count("\n", 0, position) + 1
     return SettingsError(
         f"{path.name} line {line} cannot be parsed{f': {reason}' if reason else ''}",
@@ -82,52 +94,23 @@ def _unparsable(path: Path, text: str, position: int, reason: str) -> SettingsEr
     )
 
 
-def _begin(text: str, position: int) -> int:
-    """Where the next line begins that is neither blank nor a comment."""
-    blank = _BLANK.match(text, position)
-    return blank.end() if blank else position
-
-
-def _statement(text: str, position: int) -> tuple[str, str, str | None, int]:
-    """Name, kind of quotes, value as it is written (``None``: a name alone), and its end."""
-    start = _NAME.match(text, position)
-    if not start:
-        raise _Unclear
-    name, position = start[1], start.end()
-    if not start[2]:
-        return name, "", None, position
-    if text[position : position + 1] in ("'", '"'):
-        quoted = _QUOTED.match(text, position)
-        if not quoted:
-            raise _Unclear
-        return name, quoted[1], quoted[2], quoted.end()
-    line = text[position:].partition("\n")[0]
-    return name, "", _bare(line, spaced=text[position - 1].isspace()), position + len(line)
-
-
-def _bare(line: str, *, spaced: bool) -> str:
-    """An unquoted value. Compose takes only a space and ``#`` for a comment, and not where
-    the value begins; others take any white space, and there, too."""
-    value = line.partition(" #")[0].strip()
-    if re.search(r"\s#", value) or (spaced and value.startswith("#")):
-        raise _Unclear("# may begin a comment here, or belong to the value")
-    return value
-
-
-def _meaning(name: str, quote: str, raw: str, known: Mapping[str, str]) -> str:
+def _value(line: re.Match[str], known: Mapping[str, str]) -> str:
+    """What a line's value means. In an unquoted one, Compose takes only a space and ``#``
+    for a comment, and not where the value begins; other programs differ."""
+    name, quote = line["name"], line["quote"]
     if quote == "'":
-        return raw.replace("\\'", "'")
-    if name == LITERAL:
-        return _unescaped(raw, "$") if quote else raw
-    text = _unescaped(raw, "$$") if quote else raw
-    return expand(text, known, strict=name.startswith(STRICT))
+        return line["quoted"].replace("\\'", "'")
+    if quote:
+        value = _unescaped(line["quoted"], "$" if name == LITERAL else "$$")
+    else:
+        value = line["bare"].partition(" #")[0].strip()
+        if re.search(r"\s#", value) or (line["space"] and value.startswith("#")):
+            raise _Unclear("# may begin a comment here, or belong to the value")
+    return value if name == LITERAL else expand(value, known, strict=name.startswith(STRICT))
 
 
 def _unescaped(raw: str, dollar: str) -> str:
-    """The text of double quotes.
-
-    :param dollar: what becomes of ``\\$``.
-    """
+    """The text between double quotes, with `dollar` for ``\\$``."""
     if re.search(r"(?<!\\)(?:\\\\)*\\0", raw):
         raise _Unclear("it has an octal escape")
     known = {**_ESCAPES, "$": dollar}
@@ -147,7 +130,7 @@ def expand(text: str, known: Mapping[str, str], *, strict: bool = False) -> str:
         if found["dollar"]:
             done += "$"
         elif found["name"]:
-            done += _value(found["name"], known, strict)
+            done += _variable(found["name"], known, strict)
         else:
             end = _closing(text, position)
             done += _braced(text[position:end], known, strict)
@@ -165,9 +148,9 @@ def _closing(text: str, position: int) -> int:
     raise _Unclear("it has a ${ without an end")
 
 
-def _value(name: str, known: Mapping[str, str], strict: bool) -> str:
+def _variable(name: str, known: Mapping[str, str], strict: bool) -> str:
     if strict and name not in known:
-        # Without the name, which may be a part of a password with a dollar sign in it.
+        # Not named: it may be a part of a password with a dollar sign in it.
         raise _Unclear("it expands a variable that is not set; write $$ for a dollar sign")
     return known.get(name, "")
 
@@ -178,7 +161,7 @@ def _braced(inside: str, known: Mapping[str, str], strict: bool) -> str:
         raise _Unclear("it has a ${…} of a form that Compose does not know")
     name, sign, rest = form["name"], form["sign"] or "", form["rest"] or ""
     if not sign:
-        return _value(name, known, strict)
+        return _variable(name, known, strict)
     rest = expand(rest, known)
     value = known.get(name)
     given = bool(value) if sign.startswith(":") else value is not None

@@ -213,16 +213,16 @@ def _with_options(settings: Settings, sources: Sources) -> Settings:
     read = sources.read
     return replace(
         settings,
-        container=read("container", settings.container, values.name),
-        compose_service=read("compose_service", settings.compose_service, values.name),
-        image=read("image", settings.image, values.image),
-        via=read("via", settings.via, values.one_of(VIAS)),
-        docker=read("docker", settings.docker, values.text),
+        container=read("container", settings.container, values.spelled, "_.-"),
+        compose_service=read("compose_service", settings.compose_service, values.spelled, "_.-"),
+        image=read("image", settings.image, values.spelled, "_.:/@-"),
+        via=read("via", settings.via, values.one_of, *VIAS),
+        docker=read("docker", settings.docker, values.legible),
         backup_dir=settings.project / read("backup_dir", settings.backup_dir, values.expanded),
-        keep=read("keep", settings.keep, values.at_least(1)),
-        undo_keep=read("undo_keep", settings.undo_keep, values.at_least(0)),
-        format=read("format", settings.format, values.one_of(FORMATS)),
-        jobs=read("jobs", settings.jobs, values.at_least(1, MOST_JOBS)),
+        keep=read("keep", settings.keep, values.at_least, 1),
+        undo_keep=read("undo_keep", settings.undo_keep, values.at_least, 0),
+        format=read("format", settings.format, values.one_of, *FORMATS),
+        jobs=read("jobs", settings.jobs, values.at_least, 1, MOST_JOBS),
     )
 
 
@@ -232,7 +232,7 @@ def _with_database(settings: Settings, sources: Sources, *, quiet: bool) -> Sett
     value, origin = sources.variable("REPOM_DATABASE_URL")
     if value is None:
         value, origin = sources.variable("DATABASE_URL")
-    if value is None:
+    if value is None:  # a flag, or Invoke's configuration
         value, origin = sources.setting("database_url")
     if value is not None:
         return _with_target(settings, url.parse(value, origin, quiet=quiet), origin)
@@ -275,7 +275,7 @@ def _from_variables(sources: Sources) -> Address | None:
     user = user or "postgres"
     return Address(
         host=None if host is None else url.checked_host(host, host_origin),
-        port=None if port is None else values.at_least(1, 65535)(port_origin, port),
+        port=None if port is None else values.at_least(port_origin, port, 1, 65535),
         user=user,
         database=database or user,
         password=password or None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from repom.errors import SettingsError
 
 from .values import legible
 
+P = ParamSpec("P")
 T = TypeVar("T")
 D = TypeVar("D")
 #: Keys of the `repom:` section of Invoke's configuration, each the lower-case rest of a
@@ -75,10 +76,17 @@ class Sources:
             return legible(origin, self._config[key]), origin
         return value, origin
 
-    def read(self, key: str, default: D, check: Callable[[str, str], T]) -> D | T:
+    def read(
+        self,
+        key: str,
+        default: D,
+        check: Callable[Concatenate[str, str, P], T],
+        *limits: P.args,
+        **named: P.kwargs,
+    ) -> D | T:
         """The value of one of `KEYS`, checked, else the default."""
         value, origin = self.setting(key)
-        return default if value is None else check(origin, str(value))
+        return default if value is None else check(origin, str(value), *limits, **named)
 
     def unknown(self) -> Iterator[str]:
         """Names that look like settings and are not, with what was probably meant. They

@@ -24,17 +24,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("repom")
 
 #: Connection parameters of libpq that are passed on to it.
-PASSED = (
-    *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "sslsni"),
-    *("sslcertmode", "sslnegotiation", "sslcompression"),
-    *("ssl_min_protocol_version", "ssl_max_protocol_version"),
-    *("min_protocol_version", "max_protocol_version"),
-    *("channel_binding", "require_auth", "requirepeer", "passfile"),
-    *("gssencmode", "gsslib", "gssdelegation", "krbsrvname"),
-    *("connect_timeout", "target_session_attrs", "load_balance_hosts"),
-    *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
-    "tcp_user_timeout",
-)
+PASSED = (  # noqa: SIM905
+    "sslmode sslrootcert sslcert sslkey sslcrl sslcrldir sslsni sslcertmode sslnegotiation"
+    " sslcompression ssl_min_protocol_version ssl_max_protocol_version min_protocol_version"
+    " max_protocol_version channel_binding require_auth requirepeer passfile gssencmode gsslib"
+    " gssdelegation krbsrvname connect_timeout target_session_attrs load_balance_hosts keepalives"
+    " keepalives_idle keepalives_interval keepalives_count tcp_user_timeout"
+).split()
 #: Parameters of frameworks, drivers and pools that change neither the server nor the
 #: security of the connection. Unknown ones of that kind are left out with a warning.
 IGNORED = frozenset(

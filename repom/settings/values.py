@@ -1,12 +1,10 @@
-"""What values settings may have: each check takes where a value is from, and its text."""
+"""What values settings may have. Each check takes where a value is from, and its text."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from repom.errors import SettingsError
 
@@ -36,15 +34,11 @@ def is_text(text: str) -> bool:
         return False
 
 
-def at_least(least: int, most: int = 999_999_999) -> Callable[[str, str], int]:
-    allowed = f"{least} or more" if most == 999_999_999 else f"{least} to {most}"
-
-    def check(origin: str, value: str) -> int:
-        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", value) or not least <= int(value) <= most:
-            _reject(origin, value, f"a whole number, {allowed}")
-        return int(value)
-
-    return check
+def at_least(origin: str, value: str, least: int, most: int = 999_999_999) -> int:
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*", value) or not least <= int(value) <= most:
+        allowed = f"{least} or more" if most == 999_999_999 else f"{least} to {most}"
+        raise _rejected(origin, value, f"a whole number, {allowed}")
+    return int(value)
 
 
 def whole_number(origin: str, value: str | int | None, least: int = 0) -> int | None:
@@ -52,34 +46,20 @@ def whole_number(origin: str, value: str | int | None, least: int = 0) -> int | 
 
     :raises SettingsError: it is not one, or less than `least`.
     """
-    return None if value is None else at_least(least)(origin, str(value))
+    return None if value is None else at_least(origin, str(value), least)
 
 
-def one_of(allowed: tuple[str, ...]) -> Callable[[str, str], str]:
-    def check(origin: str, value: str) -> str:
-        if value not in allowed:
-            _reject(origin, value, " or ".join(allowed))
-        return value
-
-    return check
-
-
-def name(origin: str, value: str) -> str:
-    """A container's or a service's name."""
-    return _matching(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", origin, value, ". _ -")
-
-
-def image(origin: str, value: str) -> str:
-    return _matching(r"[a-zA-Z0-9][a-zA-Z0-9_.:/@-]*", origin, value, ". _ : / @ -")
-
-
-def _matching(pattern: str, origin: str, value: str, signs: str) -> str:
-    if not re.fullmatch(pattern, value):
-        _reject(origin, value, f"letters, digits and {signs}, beginning with a letter or digit")
+def one_of(origin: str, value: str, *allowed: str) -> str:
+    if value not in allowed:
+        raise _rejected(origin, value, " or ".join(allowed))
     return value
 
 
-def text(_origin: str, value: str) -> str:
+def spelled(origin: str, value: str, signs: str) -> str:
+    """A name that programs get as an argument; it cannot look like an option."""
+    if not re.fullmatch(rf"[a-zA-Z0-9][a-zA-Z0-9{re.escape(signs)}]*", value):
+        allowed = f"letters, digits and {' '.join(signs)}, beginning with a letter or digit"
+        raise _rejected(origin, value, allowed)
     return value
 
 
@@ -98,7 +78,7 @@ def expanded(origin: str, path: str) -> Path:
         ) from None
 
 
-def _reject(origin: str, value: str, allowed: str) -> NoReturn:
+def _rejected(origin: str, value: str, allowed: str) -> SettingsError:
     # A URL with a password may have been put into the wrong variable.
     shown = "not allowed" if "://" in value else repr(str(value))
-    raise SettingsError(f"{origin} is {shown}", f"Allowed: {allowed}")
+    return SettingsError(f"{origin} is {shown}", f"Allowed: {allowed}")

@@ -4,6 +4,7 @@ import pytest
 
 from repom.settings.address import Address, is_host
 
+CANARY = "s3cret-c4nary"
 LOOPBACK = (
     *("localhost", "LocalHost", "127.0.0.1", "127.255.0.9", "::1", "[::1]", "::1%lo"),
     *("::ffff:127.0.0.1", "0:0:0:0:0:0:0:1"),
@@ -51,6 +52,38 @@ def test_which_listening_address_is_reached(host: str, bound: str, reached: bool
     assert reached == Address(host).reaches(bound)
 
 
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [(None, True), ("localhost", True), ("::1", True), ("db", True), ("db2", False)],
+)
+def test_a_container_can_be_at_its_own_name_or_on_this_machine(
+    host: str | None, near: bool
+) -> None:
+    assert near == Address(host).is_near("db")
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        (Address(None, None, "a", "b"), "postgresql://a@localhost:5432/b"),
+        (Address("db", 5433, "a@b", "c/d"), "postgresql://a%40b@db:5433/c%2Fd"),
+        (Address("::1", None, "a", "b", CANARY), "postgresql://a:***@[::1]:5432/b"),
+        (Address("fe80::1%eth0", 1, "a", "b"), "postgresql://a@[fe80::1%25eth0]:1/b"),
+        (Address("/run/a:b", None, "a", "b"), "postgresql://a@%2Frun%2Fa%3Ab:5432/b"),
+    ],
+)
+def test_the_url_that_is_shown_hides_the_password(address: Address, url: str) -> None:
+    assert url == address.masked_url()
+
+
+def test_what_it_shows_and_passes_on_hides_the_password() -> None:
+    found = Address("db", None, "a", "b", CANARY)
+    shown = [repr(found), str(found), found.where, found.conninfo("b", local=False)]
+
+    assert "db:5432" == found.where
+    assert CANARY not in "".join(shown)
+
+
 HOSTS = ("db", "my_db", "a.b-c", "bücher.example", "10.0.0.1", "::1", "[::1]", "/run", "@x")
 NONE = ("", "a b", "p@h", "h:5432", "a/b", "a#b", "a?b", "[x", "-h", "a\nb", "a,b", "%2F")
 
@@ -61,5 +94,5 @@ def test_a_host(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", NONE)
-def test_no_host(host: str) -> None:
+def test_not_a_host(host: str) -> None:
     assert not is_host(host)

@@ -124,7 +124,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "line"), REFUSED.values(), ids=list(REFUSED))
-def test_what_is_not_clear_is_refused_by_its_line_alone(text: str, line: int) -> None:
+def test_an_unclear_line_is_refused_and_only_its_number_shown(text: str, line: int) -> None:
     text = text.replace("b", CANARY)
     Path(".env").write_bytes(text.encode())
 
@@ -156,14 +156,14 @@ def test_a_password_is_taken_as_it_stands(text: str, value: str) -> None:
     assert [value, value] == [found["POSTGRES_PASSWORD"], found["A"]]
 
 
-def test_a_folder_of_this_name_is_no_configuration() -> None:
+def test_a_folder_of_this_name_is_left_alone() -> None:
     Path(".env").mkdir()
 
     assert {} == read_dotenv(Path(".env"), {})
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
-def test_a_pipe_is_an_error_and_is_not_waited_for() -> None:
+def test_a_pipe_is_an_error_without_waiting_for_it() -> None:
     os.mkfifo(".env")
 
     with pytest.raises(SettingsError, match="not a regular file"):
@@ -178,7 +178,7 @@ def test_a_link_to_nothing_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("value", ["a/$NOPE", "a/${NOPE}", '"a/${NOPE}"', "${OTHER-x}/$NOPE"])
-def test_what_chooses_a_database_or_a_folder_lacks_no_part(tmp_path: Path, value: str) -> None:
+def test_a_value_that_chooses_a_database_or_a_folder_is_whole(tmp_path: Path, value: str) -> None:
     (tmp_path / ".env").write_text(f"OTHER_TOOLS={value}\n")
     assert "NOPE" not in read_dotenv(tmp_path / ".env", {})["OTHER_TOOLS"]
     (tmp_path / ".env").write_text(f"DATABASE_URL={value}\n")

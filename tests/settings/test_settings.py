@@ -157,7 +157,7 @@ def test_a_bad_value_names_the_variable_the_value_and_what_is_allowed(
 
 
 @pytest.mark.parametrize("value", ["0", "abc"])
-def test_a_bad_value_of_invokes_environment_is_no_traceback(
+def test_a_bad_value_of_invokes_environment_is_an_error(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     config = through_invoke(monkeypatch, INVOKE_REPOM_KEEP=value)
@@ -257,7 +257,7 @@ def test_a_value_of_another_type_in_invokes_file_is_an_error(value: object) -> N
         Settings.load({"repom": {"container": value}}, environ={})
 
 
-def test_a_section_of_invokes_file_that_is_none_is_an_error() -> None:
+def test_a_section_of_invokes_file_without_names_is_an_error() -> None:
     with pytest.raises(SettingsError, match="repom in Invoke's configuration"):
         Settings.load({"repom": "x"}, environ={})
 
@@ -288,7 +288,7 @@ MISSPELT = {
 @pytest.mark.parametrize(
     ("environ", "dotenv", "config", "name", "meant"), MISSPELT.values(), ids=list(MISSPELT)
 )
-def test_a_misspelt_setting_is_told_of_once(
+def test_a_misspelt_setting_is_one_warning(
     environ: dict[str, str],
     dotenv: str,
     config: dict[str, Any] | None,
@@ -303,7 +303,7 @@ def test_a_misspelt_setting_is_told_of_once(
     assert [f"Unknown setting {name} (did you mean {meant}?)"] == caplog.messages
 
 
-def test_a_setting_of_a_newer_version_is_told_of_and_no_error(
+def test_a_setting_of_a_newer_version_is_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert 3 == load({"REPOM_MOON_PHASE": "full", "REPOM_KEEP": "3"}).keep
@@ -362,7 +362,7 @@ def test_the_home_of_a_user_that_is_not_there_is_an_error(environ: dict[str, str
         load(environ)
 
 
-def test_a_link_to_itself_is_no_traceback(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_read_or_an_error(tmp_path: Path) -> None:
     (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
     with contextlib.suppress(SettingsError):
         assert of_url("sqlite:///loop.db/x").backend == "sqlite"

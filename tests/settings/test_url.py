@@ -148,7 +148,7 @@ def test_options_of_the_session_are_kept_apart() -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "00"])
-def test_nobody_waits_for_ever_for_a_connection(value: str) -> None:
+def test_connecting_always_has_a_time_limit(value: str) -> None:
     assert () == of_query(f"connect_timeout={value}").options
 
 
@@ -169,11 +169,11 @@ def test_an_empty_parameter_is_an_error(name: str) -> None:
         f"postgresql://u:{CANARY}@h/shop?dbname=other",
     ],
 )
-def test_what_is_said_twice_and_differently_is_refused(url: str) -> None:
+def test_two_different_values_for_one_thing_are_refused(url: str) -> None:
     assert "gives two values for" in refusal(url).message
 
 
-def test_what_is_said_twice_alike_is_read() -> None:
+def test_the_same_value_twice_is_read() -> None:
     assert "h" == address("postgresql://h/shop?host=h&dbname=shop").host
 
 
@@ -226,7 +226,7 @@ def test_other_special_characters_in_a_password_are_read(password: str) -> None:
 
 @pytest.mark.parametrize("part", ["%00", "%ff", "%E4"])
 @pytest.mark.parametrize("url", ["u{}@h/d", "u:p{}@h/d", "h{}/d", "h/d{}", "h/d?sslcert={}"])
-def test_bytes_that_are_no_text_are_refused(url: str, part: str) -> None:
+def test_bytes_that_are_not_text_are_refused(url: str, part: str) -> None:
     assert "not a database URL" in refusal(f"postgresql://{url.format(part)}").message
 
 

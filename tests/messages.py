@@ -51,7 +51,7 @@ _PHRASE = re.compile(r"[^\W_]\S* .*[^\W_]", re.DOTALL)
 #: SQL, shell and command lines, which no user is meant to read as a text.
 _CODE = re.compile(
     r"""
-    [\\<>$@^*] | \s=\s | =: | ^-c\s | :: | %\( | && | ;$ | \s-l$ | \n.*\n | ^[A-Z\s]+\s$
+    [\\<>$@^*] | \s[=|]\s | =: | ^-c\s | :: | %\( | && | ;$ | \s-l$ | \n.*\n | ^[A-Z\s]+\s$
     | \b[A-Z_]{4,}\b.*\b[A-Z_]{3,}\b | \bPRAGMA\b
     | ^\s*(SELECT|FROM|ORDER|WHERE|AND|OR|SET|IF|RESET|find|docker|mkdir|unknown\sflag)\b
     """,
@@ -201,8 +201,8 @@ class Reader:
             self.found.add(SHOWN[name], self.text(node.args[0]))
         elif name.endswith("failed") and node.args and isinstance(node.args[0], ast.Constant):
             self.found.add(INTERRUPTED, self.text(node.args[0]))
-        elif name in ("compile", "sub", "search", "match", "fullmatch"):
-            self._mark(node)  # a regular expression
+        elif name in ("compile", "sub", "search", "match", "fullmatch", "split"):
+            self._mark(node)  # a regular expression, or a list of words
         elif any(name_of(each) in self.found.errors for each in node.args):
             self._row(node)
 

@@ -107,3 +107,10 @@ def test_what_the_tables_name_exists(row: str) -> None:
 def test_every_folder_answers_a_question(folder: Path) -> None:
     name = folder.relative_to(ROOT).as_posix()
     assert any(f"`{name}" in row for row in ROWS)
+
+
+def test_the_tests_that_the_page_on_reliability_names_exist() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:tests/live/)?(\w+\.py)`", page))
+    assert len(named) > 10
+    assert named <= {path.name for path in (ROOT / "tests").rglob("*.py")}

@@ -208,19 +208,16 @@ def _of_service(engine: Engine, service: str, project: Path) -> Container:
 
 def _elsewhere(service: str, here: Sequence[Container], made: Sequence[Container]) -> str:
     """What tells a user of a container of another Compose project that could be it."""
+    if not here and len(made) != 1:
+        return ""
+    near = (here or made)[0]
+    other = f"in {shown_folder(near.compose_folder)}"
     if here:
-        return (
-            f"Container {here[0].name} belongs to the Compose project {here[0].compose_project},"
-            " and Compose uses another name here; to use it, set REPOM_CONTAINER to"
-            f" {here[0].name}"
-        )
-    if len(made) == 1:
-        return (
-            f"Container {made[0].name} is the service {service} of the Compose project in"
-            f" {shown_folder(made[0].compose_folder)}; to use it, set REPOM_CONTAINER to"
-            f" {made[0].name}"
-        )
-    return ""
+        other = f"{near.compose_project}, which has another name here"
+    return (
+        f"Container {near.name} is the service {service} of the Compose project {other}; to use"
+        f" it, set REPOM_CONTAINER to {near.name}"
+    )
 
 
 # -- whose it is --------------------------------------------------------------------------
@@ -265,7 +262,8 @@ def owner(labels: Mapping[str, str], project: Path) -> str:
 
 
 def is_labelled(labels: Mapping[str, str], project: Path) -> bool:
-    return bool(labels.get(PROJECT_LABEL)) and not owner(labels, project)
+    """Whether `postgres.start` made it for this project folder."""
+    return is_same(labels.get(PROJECT_LABEL, ""), project)
 
 
 def is_ours(found: Container, project: Path) -> bool:

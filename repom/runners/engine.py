@@ -38,24 +38,16 @@ class Trouble(Enum):
 
 #: Texts differ between versions; these parts of them, in lower case, have stayed.
 COMPLAINTS = {
-    Trouble.ABSENT: (
-        *("no such container", "no such object", "no such volume", "no such image"),
-        *("no container with name", "image not known"),  # podman
-    ),
-    Trouble.FORBIDDEN: ("permission denied",),
-    Trouble.NOT_RUNNING: (
-        *("cannot connect", "is the docker daemon running"),
-        *("failed to connect", "connection refused"),
-    ),
-    Trouble.PORT_TAKEN: (
-        *("port is already allocated", "address already in use", "ports are not available"),
-    ),
-    Trouble.NO_COMPOSE: (
-        *("unknown flag: --project-directory", "unknown command: docker compose"),
-        "'compose' is not a",
-    ),
-    Trouble.VALUE_MISSING: ("required variable", "env file"),
-    Trouble.PROGRAM_MISSING: ("executable file not found",),
+    Trouble.ABSENT: "no such (container|object|volume|image)"
+    "|no container with name|image not known",  # podman
+    Trouble.FORBIDDEN: "permission denied",
+    Trouble.NOT_RUNNING: "cannot connect|is the docker daemon running"
+    "|failed to connect|connection refused",
+    Trouble.PORT_TAKEN: "port is already allocated|address already in use|ports are not available",
+    Trouble.NO_COMPOSE: "unknown flag: --project-directory"
+    "|unknown command: docker compose|'compose' is not a",
+    Trouble.VALUE_MISSING: "required variable|env file",
+    Trouble.PROGRAM_MISSING: "executable file not found",
 }
 #: Meanings that say more than the engine's own words.
 PLAIN = (Trouble.ABSENT, Trouble.FORBIDDEN, Trouble.NOT_RUNNING)
@@ -65,8 +57,7 @@ _QUOTING = re.compile(r"(unterminated quoted value|variable name|invalid templat
 
 def trouble(said: str) -> Trouble:
     """What a complaint of the engine means."""
-    said = said.lower()
-    meant = (kind for kind, parts in COMPLAINTS.items() if any(each in said for each in parts))
+    meant = (kind for kind, parts in COMPLAINTS.items() if re.search(parts, said.lower()))
     return next(meant, Trouble.OTHER)
 
 

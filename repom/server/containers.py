@@ -26,6 +26,9 @@ PASSWORD_FILE = "POSTGRES_PASSWORD_FILE"  # noqa: S105 - the variable's name
 #: Workers of a parallel index build share memory through /dev/shm. Docker gives 64 MB,
 #: no more than the default maintenance_work_mem, so that a restore would run out of it.
 SHM = "256m"
+RECREATE = advice(
+    "To recreate it and keep the data: {}, then {}", "postgres.remove", "postgres.start"
+)
 
 
 def find(settings: Settings) -> Container:
@@ -85,11 +88,11 @@ class ContainerServer:
         composed, env = bool(settings.compose_service), found.environment
         login = credentials.adopt(settings, env)
         port = found.port if found.id else settings.port or PORT
-        other = discover.owner(found.labels, settings.project)
+        other = discover.shown_folder(discover.owner(found.labels, settings.project))
         return Server(
             kind="compose" if composed else "container",
             name=found.name,
-            state=f"{found.state}, of the project in {other}" if other else found.state,
+            state=found.state + (f", of the project in {other}" if other else ""),
             image=found.image or ("" if composed else settings.image),
             version=env.get("PG_VERSION") or env.get("PG_MAJOR") or "",
             host=HOST,
@@ -208,10 +211,7 @@ class ContainerServer:
         else:
             raise Unreachable(
                 f"Container {found.name} is {found.state}",
-                advice(
-                    "Look at {}. {} keeps the data, {} recreates the container",
-                    *("postgres.logs", "postgres.remove", "postgres.start"),
-                ),
+                RECREATE,
             )
 
     def _halt(self) -> None:
@@ -236,41 +236,37 @@ class ContainerServer:
         self._warn_of_differences()
         runner = DockerRunner(settings.docker, found.id, found.name, echo=settings.echo)
         login = credentials.login(known, HOST)
-        problem = probe.wait(
-            lambda: probe.answer(runner, "psql", login), lambda: find(settings).state
+        probe.check_answers(
+            f"Container {found.name}",
+            lambda: probe.answer(runner, "psql", login),
+            lambda: find(settings).state,
+            self.log_lines,
+            known.password,
         )
-        if problem:
-            lines = self.engine.log_lines(found.id, 20)
-            message = f"Container {found.name} {problem}"
-            raise probe.given_up(Unreachable, message, lines, known.password)
         # The server asks for the password only where it is not called by 127.0.0.1.
         login = credentials.login(known, found.hostname or HOST)
         if probe.WRONG_PASSWORD in probe.answer(runner, "psql", login):
             raise Unreachable(
                 f"The server in container {found.name} rejects the password of '{known.user}';"
                 " it was set when the volume was initialized",
-                "Set POSTGRES_PASSWORD to that password, or change it:"
-                rf' docker exec -it {found.name} psql -U {known.user} -d postgres -c "\password"',
+                f"Set POSTGRES_PASSWORD to that password, or change it: {settings.docker} exec -it"
+                rf' {found.name} psql -U {known.user} -d postgres -c "\password"',
             )
         return replace(self, settings=known).describe()
 
     def _warn_of_differences(self) -> None:
-        """A container keeps the image and the port that it was made with."""
+        """A container keeps the port and the image that it was made with."""
         settings, found = self.settings, self.found
-        recreate = advice(
-            "{} and {} recreate it; the data is kept", "postgres.remove", "postgres.start"
-        )
-        if settings.port and settings.port != found.port:
-            published = f"port {found.port}" if found.port else "no port"
-            log.warning(
-                "Container %s publishes %s, and POSTGRES_PORT is %s; %s",
-                *(found.name, published, settings.port, recreate),
-            )
-        if PROJECT_LABEL in found.labels and found.image != settings.image:
-            log.warning(
-                "Container %s uses image %s, and REPOM_IMAGE is %s; %s",
-                *(found.name, found.image, settings.image, recreate),
-            )
+        image = settings.image if PROJECT_LABEL in found.labels else None
+        for what, is_now, wanted in (
+            ("POSTGRES_PORT", found.port, settings.port),
+            ("REPOM_IMAGE", found.image, image),
+        ):
+            if wanted and wanted != is_now:
+                log.warning(
+                    "Container %s was made with %s=%s, and it is %s now. %s",
+                    *(found.name, what, is_now or "none", wanted, RECREATE),
+                )
 
     def _check_volume(self, data: str) -> None:
         """Check that the data may be deleted.

@@ -7,11 +7,10 @@ engine, a cluster that is made with this host's programs. Nothing here prints.
 from __future__ import annotations
 
 from repom.errors import Refused, SettingsError, advice
-from repom.runners.discover import Container
 from repom.runners.engine import Trouble
 from repom.settings import Settings
 
-from . import cluster, containers
+from . import containers
 from .cluster import LocalServer
 from .containers import ContainerServer
 from .facts import Server
@@ -81,21 +80,21 @@ def remove(settings: Settings, *, volume: bool = False, seen: Server | None = No
 
 def _found(settings: Settings) -> ContainerServer | LocalServer:
     container = containers.find(settings)
-    if is_local(settings, container):
-        return LocalServer(settings, container)
-    return ContainerServer(settings, container)
+    local = LocalServer(settings, container)
+    return local if is_local(local) else ContainerServer(settings, container)
 
 
-def is_local(settings: Settings, found: Container) -> bool:
+def is_local(local: LocalServer) -> bool:
     """Whether the server is a local cluster. What exists comes first, so that a daemon that
     runs on some days only does not move the project to an empty server. An engine that this
     user may not use is not a missing one: it may well hold the data."""
-    if settings.via == "docker":
+    found = local.container
+    if local.settings.via == "docker":
         return False
     if found.id:
-        return not found.running and cluster.running_port(settings.project) is not None
+        return not found.running and local.running_port() is not None
     if found.trouble is Trouble.ABSENT:
-        return settings.via == "host" or cluster.exists(settings.project)
+        return local.settings.via == "host" or local.exists
     return found.trouble in (Trouble.NOT_INSTALLED, Trouble.NOT_RUNNING)
 
 

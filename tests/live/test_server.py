@@ -25,7 +25,7 @@ import pytest
 
 from repom.dbops import backup
 from repom.errors import Refused, RepomError, SettingsError, Unreachable
-from repom.runners.discover import PROJECT_LABEL
+from repom.runners.discover import PROJECT_LABEL, Container
 from repom.server import cluster, server
 from repom.settings import Settings
 from tests import requires
@@ -657,7 +657,8 @@ def test_number_of_a_killed_server_that_another_program_has(open_project: Path, 
     lock = cluster.folder(open_project) / "postmaster.pid"
     lines = lock.read_text().splitlines()
     os.kill(int(lines[0]), 9)
-    account = cluster.as_account(["sleep", "60"], cluster._account(open_project), sys.platform)
+    user = cluster.LocalServer(settings, Container("", "absent")).account()
+    account = cluster.as_account(["sleep", "60"], user, sys.platform)
     with subprocess.Popen(account) as other:
         try:
             time.sleep(0.5)

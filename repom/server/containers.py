@@ -104,11 +104,7 @@ class ContainerServer:
         )
 
     def removable(self, *, volume: bool) -> Server:
-        """What `remove` would remove.
-
-        :raises Refused: container or data are another project's, or the data would be lost
-            unasked.
-        """
+        """What `remove` would remove; refused as there."""
         self._check_engine()
         server = self.describe()
         discover.check_ours(self.found, self.settings.project)
@@ -123,16 +119,13 @@ class ContainerServer:
         return server
 
     def remove(self, data: str, *, volume: bool) -> None:
-        """Stop and remove the container.
-
-        :param data: the volume that `removable` found.
-        """
+        """Stop and remove the container, and with `volume` the data that were found."""
         if self.found.id:
             self._halt()
             # The nameless volumes go with the data: nothing would name them afterwards.
             ours = discover.is_ours(self.found, self.settings.project)
             self.engine.do("rm", *(["--volumes"] if volume and ours else []), self.found.id)
-        if volume and data and volumes.labels_of(self.engine, data) is not None:
+        if volume and data and self._has_volume(data):
             self.engine.do("volume", "rm", data)
 
     def create(self) -> None:
@@ -269,10 +262,8 @@ class ContainerServer:
                 )
 
     def _check_volume(self, data: str) -> None:
-        """Check that the data may be deleted.
-
-        :raises Refused: they are on another machine, in a folder, or not this project's.
-        """
+        """Check that the data may be deleted: a volume on this machine, made for this
+        project alone."""
         if engine.is_remote(address := engine.endpoint(self.settings.docker)):
             raise Refused(
                 f"The container engine is on another machine ({address})",
@@ -284,13 +275,10 @@ class ContainerServer:
                 "Leave --volume out, and remove the folder yourself",
             )
         if self.settings.compose_service and not self.found.id:
+            down = "or delete the volumes of all services: docker compose down --volumes"
             raise Refused(
                 f"There is no container {self.found.name}, so its volume is unknown",
-                advice(
-                    "Run {} first, or delete the volumes of all services: docker compose down"
-                    " --volumes",
-                    "postgres.start",
-                ),
+                advice(f"Run {{}} first, {down}", "postgres.start"),
             )
         if data:
             volumes.check_disposable(self.engine, data, self.settings.project, self.found)
@@ -299,16 +287,17 @@ class ContainerServer:
         """The volume that a container left behind. An engine that does not answer is not
         asked again, and Compose's own names of volumes are not known."""
         volume = f"{self.settings.container}_data"
-        if self.found.trouble is not Trouble.ABSENT or self.settings.compose_service:
-            return ""
-        return "" if volumes.labels_of(self.engine, volume) is None else volume
+        may_exist = self.found.trouble is Trouble.ABSENT and not self.settings.compose_service
+        return volume if may_exist and self._has_volume(volume) else ""
+
+    def _has_volume(self, volume: str) -> bool:
+        return volumes.labels_of(self.engine, volume) is not None
 
     def _image_mount(self) -> str:
         """The folder that the image declares as the volume of its data. It differs between
         versions: from 18 on it is the parent of what it was. Pulls a missing image."""
         image = self.settings.image
-        mounts = self.engine.inspect("image", [image], _declared_mount)
-        if not mounts:
+        if not (mounts := self.engine.inspect("image", [image], _declared_mount)):
             log.info("Pulling %s", image)
             try:
                 self.engine.do("pull", image)

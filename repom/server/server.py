@@ -22,9 +22,8 @@ def start(settings: Settings) -> Server:
 
     :raises SettingsError: the settings name an SQLite database or another machine.
     :raises Unreachable: no engine and no programs; the server ends, or does not answer.
-    :raises Refused: container, volume or port belong to others; the volume has the data of
-        another PostgreSQL major.
-    :raises CommandFailed: the engine or a program failed.
+    :raises Refused: container, volume or port belong to others; the volume has another
+        PostgreSQL major.
     """
     _check_target(settings)
     return _found(settings).start()
@@ -34,8 +33,6 @@ def stop(settings: Settings) -> Server:
     """Stop the server; its clients are disconnected. Harmless when it does not run.
 
     :raises Refused: the container belongs to another project.
-    :raises Unreachable: the engine does not answer.
-    :raises CommandFailed: the server did not stop.
     """
     return _found(settings).stop()
 
@@ -64,8 +61,8 @@ def remove(settings: Settings, *, volume: bool = False, seen: Server | None = No
     :param volume: remove the data, too, and with them a local cluster.
     :param seen: what the user agreed to have removed.
     :returns: what there was.
-    :raises Refused: container or data are not this project's, or the data are in the
-        container itself and would be lost with it, or they are not those that were seen.
+    :raises Refused: container or data are another project's or not those that were seen, or
+        the data are in the container itself and would be lost unasked.
     """
     found = _found(settings)
     before = found.removable(volume=volume)

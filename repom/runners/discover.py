@@ -59,8 +59,8 @@ class Container:
 
     @property
     def data(self) -> str:
-        """The volume's name, or the folder of this host, with its data; empty when they
-        are in the container itself."""
+        """The volume's name, or the folder of this host, with its data; empty when it
+        is in the container itself."""
         return self.mounts.get(data_mount(self.environment, self.mounts), "")
 
     @property

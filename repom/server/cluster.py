@@ -87,7 +87,7 @@ class LocalServer:
             return None
 
     def start(self) -> Server:
-        """Start the cluster, making it if there is none, and wait for its server."""
+        """Start the cluster, creating it if needed, and wait for its server."""
         settings, made, port = self.settings, self.exists, self.settings.port or PORT
         psql = str(Path(self._programs(), "psql"))
         if settings.backend == "sqlite" and made:
@@ -169,7 +169,7 @@ class LocalServer:
     def _create(self) -> None:
         data, initdb = self.data, str(Path(programs_for(""), "initdb"))
         if data.is_dir() and any(data.iterdir()):
-            raise Refused(f"{data} exists, and repom did not make it", "Move it out of the way")
+            raise Refused(f"{data} exists, and repom did not create it", "Move it out of the way")
         if self.settings.dry:
             self._change([initdb, *initdb_arguments(data, self.settings.user, "FILE")])
             return
@@ -184,7 +184,7 @@ class LocalServer:
                     data.rmdir()  # an empty one; Windows does not rename over it
                 partial.rename(data)
             except OSError:
-                message = f"Another postgres.start made {data} in the meantime"
+                message = f"Another postgres.start created {data} in the meantime"
                 raise Refused(message, "Run it again") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)

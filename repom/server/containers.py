@@ -52,7 +52,7 @@ class ContainerServer:
         return Engine(self.settings.docker, echo=self.settings.echo, dry=self.settings.dry)
 
     def start(self) -> Server:
-        """Start the container, making it if it does not exist, and wait for its server."""
+        """Start the container, creating it if needed, and wait for its server."""
         self._check_engine()
         if self.settings.compose_service:
             self._up()
@@ -65,7 +65,7 @@ class ContainerServer:
                 other = self._looked_up()
                 if not other.found.id:
                     raise
-                log.info("Another start made container %s in the meantime", other.found.name)
+                log.info("Another start created container %s in the meantime", other.found.name)
                 other._wake()
         started = self._looked_up()
         return started.describe() if self.settings.dry else started._await_answer()
@@ -112,7 +112,7 @@ class ContainerServer:
             self._check_volume(server.data)
         elif self.found.id and not server.data:
             raise Refused(
-                f"The data of container {server.name} are in the container itself and would be"
+                f"The data of container {server.name} is in the container itself and would be"
                 " deleted with it",
                 advice("To delete them, run {}, then {}", "db.backup", "postgres.remove --volume"),
             )
@@ -129,7 +129,7 @@ class ContainerServer:
             self.engine.do("volume", "rm", data)
 
     def create(self) -> None:
-        """Make and start the container; after a failure neither it nor a new volume stays.
+        """Create and start the container; after a failure neither it nor a new volume stays.
 
         :raises Refused: the port is taken, or the volume does not fit.
         :raises Unreachable: the image is missing, or the engine is.
@@ -271,7 +271,7 @@ class ContainerServer:
             )
         if Path(data).is_absolute():
             raise Refused(
-                f"The data are in the folder {data}, which repom did not make",
+                f"The data is in the folder {data}, which repom did not create",
                 "Leave --volume out, and remove the folder yourself",
             )
         if self.settings.compose_service and not self.found.id:

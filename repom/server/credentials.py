@@ -48,8 +48,8 @@ def variables(settings: Settings) -> dict[str, str]:
 
 
 def login(settings: Settings, host: str, port: int | None = None) -> dict[str, str]:
-    """libpq's variables for the target database as the target user. Here a database's
-    name is no connection string, whatever it holds, and the password is not in sight."""
+    """libpq's variables for the target database as the target user. As a variable, a
+    database's name is never read as a connection string, and the password stays hidden."""
     env = {
         "PGHOST": host,
         "PGUSER": settings.user,
@@ -77,7 +77,7 @@ def remember(before: Settings, after: Settings, port: int | None = None) -> None
     if "POSTGRES_PASSWORD" not in new:
         return
     if Settings.load(cwd=before.project, quiet=True).password is None:
-        log.warning("The database URL has no password: give it the one that is now in %s", path)
+        log.warning("DATABASE_URL has no password. Add the one that is now in %s", path)
 
 
 def append(path: Path, values: Mapping[str, str]) -> None:
@@ -90,7 +90,7 @@ def append(path: Path, values: Mapping[str, str]) -> None:
 
 
 def quoted(value: str) -> str:
-    """The value as `.env` wants it: both Compose and repom read it back, also as a password,
+    """The value as `.env` needs it: Compose and repom both read it back, also as a password,
     in which repom expands nothing. Single quotes cannot hold every backslash."""
     if re.fullmatch(r"[\w.,:/@%+=~-]+", value):
         return value

@@ -17,7 +17,7 @@ from .facts import Server
 
 
 def start(settings: Settings) -> Server:
-    """Start the project's server, making it if there is none, and wait until the target
+    """Start the project's server, creating it if needed, and wait until the target
     database answers as the target user. What had to be made up is added to `.env`.
 
     :raises SettingsError: the settings name an SQLite database or another machine.
@@ -56,13 +56,13 @@ def removable(settings: Settings, *, volume: bool = False) -> Server:
 
 
 def remove(settings: Settings, *, volume: bool = False, seen: Server | None = None) -> Server:
-    """Stop the server and remove its container; the data stay unless `volume` is given.
+    """Stop the server and remove its container; keep the data unless `volume` is given.
 
     :param volume: remove the data, too, and with them a local cluster.
     :param seen: what the user agreed to have removed.
     :returns: what there was.
     :raises Refused: container or data are another project's or not those that were seen, or
-        the data are in the container itself and would be lost unasked.
+        the data is in the container itself and would be lost unasked.
     """
     found = _found(settings)
     before = found.removable(volume=volume)

@@ -677,7 +677,7 @@ def test_local_cluster_of_somebody_else(open_project: Path) -> None:
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("15\n")
     settings = Settings.load(environ={"REPOM_DOCKER": "/nonexistent-docker"}, cwd=open_project)
-    with pytest.raises(Refused, match="repom did not make it"):
+    with pytest.raises(Refused, match="repom did not create it"):
         server.start(settings)
     assert [each.name for each in data.iterdir()] == ["PG_VERSION"]
 

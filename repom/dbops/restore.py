@@ -14,7 +14,7 @@ from repom.dbops.postgres.postgres import Postgres
 from repom.dbops.store.backup import Backup
 from repom.dbops.store.store import Store
 from repom.errors import Refused, SettingsError
-from repom.settings import Settings
+from repom.settings import Settings, Source
 from repom.settings.values import expanded
 
 from . import work
@@ -90,7 +90,7 @@ class Restored:
 
 def restore(
     backup: str | Path | Backup,
-    settings: Settings | None = None,
+    settings: Source = None,
     *,
     into: str | None = None,
     in_place: bool = False,
@@ -110,7 +110,7 @@ def restore(
     :param remote: allow a database on another machine.
     :raises RepomError: the database holds what it held before.
     """
-    settings = (settings or Settings.load()).having(jobs=jobs, via=via)
+    settings = Settings.of(settings).having(jobs=jobs, via=via)
     how = {"in_place": in_place, "owner": owner, "remote": remote}
     return carry_out(plan_restore(backup, settings, into=into, **how))
 
@@ -136,7 +136,7 @@ def plan_restore(
     _refuse_other_backend(archive, settings)
     configured = settings
     if into is not None:
-        settings = replace(settings, database=_into(settings, into))
+        settings = settings.with_database(_into(settings, into))
     database = open_database(settings, "pg_restore" if archive.is_archive else "psql")
     engine = work.engine_of(settings, database, remote)
     survey = database.survey()

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from repom.errors import NotFound
-from repom.settings import Settings
+from repom.settings import Settings, Source
 
 from . import work
 from .database import Database, Kept, Survey
@@ -33,14 +33,14 @@ class Undo:
     engine: str = ""
 
 
-def undo(settings: Settings | None = None, *, remote: bool = False) -> Restored:
+def undo(settings: Source = None, *, remote: bool = False) -> Restored:
     """Put back what the last restore replaced, and keep what it had put in its place.
 
     :param remote: allow a database on another machine.
     :raises NotFound: there is nothing to put back.
     :raises Refused: it is on another machine, and that was not meant.
     """
-    return carry_out_undo(plan_undo(settings or Settings.load(), remote=remote))
+    return carry_out_undo(plan_undo(Settings.of(settings), remote=remote))
 
 
 def plan_undo(settings: Settings, *, remote: bool = False) -> Undo:

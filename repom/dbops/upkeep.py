@@ -13,7 +13,7 @@ from repom.dbops.store.backup import Backup
 from repom.dbops.store.retention import Pruned
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, NotFound, Refused, Unreachable
-from repom.settings import Settings
+from repom.settings import Settings, Source
 from repom.settings.values import whole_number
 
 from . import work
@@ -29,9 +29,9 @@ def shell(settings: Settings) -> int:
     return open_database(settings, "psql").shell()
 
 
-def list_backups(settings: Settings | None = None) -> list[Backup]:
+def list_backups(settings: Source = None) -> list[Backup]:
     """The backups in the store, of every database, newest first."""
-    settings = settings or Settings.load()
+    settings = Settings.of(settings)
     return Store(settings.backup_dir).backups()
 
 
@@ -49,7 +49,7 @@ def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -
 
 
 def prune(
-    settings: Settings | None = None,
+    settings: Source = None,
     *,
     keep: int | None = None,
     days: int | None = None,
@@ -66,7 +66,7 @@ def prune(
     :raises Refused: others would be deleted than were confirmed, or a fallback reached
         another server.
     """
-    settings = (settings or Settings.load()).having(keep=keep)
+    settings = Settings.of(settings).having(keep=keep)
     days = whole_number("--days", days)
     target, which = Store(settings.backup_dir), identity(settings)
     system = _known_system(settings)
@@ -116,15 +116,13 @@ def _check_confirmed(planned: Pruned, confirmed: Collection[str]) -> None:
         raise Refused("The backups changed in the meantime", "Nothing was deleted; run it again")
 
 
-def pin(
-    backup: str | Path | Backup, settings: Settings | None = None, *, off: bool = False
-) -> Backup:
+def pin(backup: str | Path | Backup, settings: Source = None, *, off: bool = False) -> Backup:
     """Keep a backup whatever prune says, or no longer.
 
     :raises NotFound: there is no such backup.
     :raises Refused: it has no manifest.
     """
-    settings = settings or Settings.load()
+    settings = Settings.of(settings)
     source = find(settings, backup)
     if not source.counts:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")

@@ -12,7 +12,8 @@ from repom.dbops.store.backup import Backup
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import Damaged, Refused, Unreachable
-from repom.settings import Settings
+from repom.settings import Settings, Source
+from repom.settings.address import Address
 
 from . import work
 from .restore import proven_facts
@@ -42,7 +43,7 @@ class Verified:
 
 def verify(
     backup: str | Path | Backup | None = None,
-    settings: Settings | None = None,
+    settings: Source = None,
     *,
     drill: bool = False,
 ) -> Verified:
@@ -54,7 +55,7 @@ def verify(
 
     :param backup: a name, a path or a `Backup`; without, the newest proven one.
     """
-    settings = settings or Settings.load()
+    settings = Settings.of(settings)
     source = find_backup(settings, backup)
     started = time.monotonic()
     try:
@@ -96,7 +97,7 @@ def _read(settings: Settings, archive: Archive) -> bool:
 def _for_backend(settings: Settings, archive: Archive) -> Settings:
     """A backup of SQLite is read by SQLite, whatever the project's database is."""
     if archive.backend == "sqlite" and settings.backend != "sqlite":
-        return replace(settings, backend="sqlite", database="unused.sqlite3")
+        return replace(settings, address=Address(), sqlite="unused.sqlite3")
     if archive.backend != settings.backend:
         raise Refused(
             f"{archive.path.name} is a backup of PostgreSQL, and the database is SQLite",

@@ -96,11 +96,11 @@ def _holds(settings: Settings, seen: Server) -> str:
     """Size, tables and the age of the last backup of the project's database."""
     from repom.dbops import upkeep, work
 
-    login = replace(settings, backend="postgresql", user=seen.user, database=seen.database)
+    via, host, port = "docker", None, None
     if seen.kind == "local":
-        login = replace(login, via="host", host=seen.host, port=seen.port)
-    else:
-        login = replace(login, via="docker", host=None, port=None)
+        via, host, port = "host", seen.host, seen.port
+    named = replace(settings.address, user=seen.user, database=seen.database)
+    login = replace(settings, address=replace(named, host=host, port=port), via=via)
     try:
         found = work.open_database(login, "psql").identify()
         facts = [size(found.size)]

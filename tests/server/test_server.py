@@ -18,13 +18,14 @@ from repom.runners.engine import Engine, Trouble
 from repom.server import cluster, containers, credentials, probe, server, volumes
 from repom.server.cluster import LocalServer
 from repom.settings import Settings
+from repom.settings.address import Address
 from repom.settings.dotenv import read_dotenv
 from repom.tasks.postgres import table
 from tests.fakes import FakeDocker, inspected
 
 PROJECT = Path("/work/shop")
-EMPTY = Settings(project=PROJECT, backend="sqlite", database="data/repom.sqlite3", configured=False)
-SHOP = Settings(project=PROJECT, backend="postgresql", database="shop", user="me", password="pw")
+EMPTY = Settings(PROJECT, configured=False)
+SHOP = Settings(PROJECT, Address(user="me", database="shop", password="pw"))
 
 
 def test_create_argv() -> None:
@@ -292,8 +293,8 @@ def test_engine_without_a_filter_for_ports_can_start(docker: FakeDocker, tmp_pat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    known = replace(SHOP, project=tmp_path, docker=docker.program)
-    create(replace(known, container="shop", port=port))
+    known = replace(SHOP, project=tmp_path, docker=docker.program, container="shop")
+    create(replace(known, address=replace(SHOP.address, port=port)))
     assert docker.calls[-1] == "start shop"
 
 
@@ -384,7 +385,10 @@ def test_existing_cluster_comes_before_a_new_container(tmp_path: Path) -> None:
     "settings",
     [
         pytest.param(replace(EMPTY, configured=True), id="SQLite on purpose"),
-        pytest.param(replace(SHOP, host="db.example.com"), id="another machine"),
+        pytest.param(
+            replace(SHOP, address=replace(SHOP.address, host="db.example.com")),
+            id="another machine",
+        ),
     ],
 )
 def test_target_that_cannot_be_started(settings: Settings) -> None:
@@ -397,7 +401,10 @@ def test_target_that_cannot_be_started(settings: Settings) -> None:
     [
         pytest.param(EMPTY, id="nothing configured"),
         *(
-            pytest.param(replace(SHOP, host=host, compose_service="db"), id=f"host {host}")
+            pytest.param(
+                replace(SHOP, address=Address(host, database="shop"), compose_service="db"),
+                id=f"host {host}",
+            )
             for host in (None, "localhost", "::1", "/run/postgresql", "db")
         ),
     ],
@@ -415,7 +422,10 @@ def test_complete_makes_up_what_nobody_chose() -> None:
     assert len(made.password or "") >= 32
     assert credentials.complete(EMPTY).password != made.password
     assert credentials.complete(SHOP) == SHOP
-    assert credentials.complete(replace(SHOP, password=None)).user == "me"
+    assert (
+        credentials.complete(replace(SHOP, address=replace(SHOP.address, password=None))).user
+        == "me"
+    )
 
 
 @pytest.mark.parametrize(
@@ -435,7 +445,7 @@ def test_complete_makes_up_what_nobody_chose() -> None:
             id="settings win",
         ),
         pytest.param(
-            replace(SHOP, password=None),
+            replace(SHOP, address=replace(SHOP.address, password=None)),
             {"POSTGRES_PASSWORD": "b"},
             ("me", "shop", "b"),
             id="the password alone",
@@ -568,8 +578,8 @@ def test_neither_engine_nor_programs(tmp_path: Path) -> None:
 
 
 def test_url_is_masked_and_quoted() -> None:
-    settings = replace(SHOP, user="a@b", database="c/d", password="pw", docker="/no/docker")
-    shown = server.status(settings)
+    address = Address(user="a@b", database="c/d", password="pw")
+    shown = server.status(replace(SHOP, address=address, docker="/no/docker"))
     assert shown.url == "postgresql://a%40b:***@127.0.0.1:5432/c%2Fd"
     assert "pw" not in repr(shown)
 

@@ -491,7 +491,7 @@ def test_a_locked_file_is_refused_and_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, held: list[str]
 ) -> None:
     monkeypatch.setattr("repom.dbops.sqlite.copying.PATIENCE", 0.3)
-    settings = Settings(tmp_path, "sqlite", "shop.db", backup_dir=tmp_path / "backups")
+    settings = Settings(tmp_path, sqlite="shop.db", backup_dir=tmp_path / "backups")
     path = build(tmp_path / "shop.db", mode=mode)
     made = dbops.backup(settings)
     change(path, "DELETE FROM artist WHERE id > 10")
@@ -578,7 +578,7 @@ def test_a_read_only_file_is_backed_up_all_the_same(unprivileged: Path) -> None:
 def test_a_restore_into_a_read_only_file_says_so_and_changes_nothing(unprivileged: Path) -> None:
     path = build(unprivileged / "shop.db")
     settings = Settings(
-        unprivileged, "sqlite", "shop.db", backup_dir=unprivileged / "backups", undo_keep=1
+        unprivileged, sqlite="shop.db", backup_dir=unprivileged / "backups", undo_keep=1
     )
     made = dbops.backup(settings)
     before = change(path)
@@ -596,7 +596,7 @@ def test_a_restore_into_a_read_only_folder_says_so_and_changes_nothing(
 ) -> None:
     (unprivileged / "data").mkdir()
     path = build(unprivileged / "data/shop.db")
-    settings = Settings(unprivileged, "sqlite", "data/shop.db", backup_dir=unprivileged / "b")
+    settings = Settings(unprivileged, sqlite="data/shop.db", backup_dir=unprivileged / "b")
     made = dbops.backup(settings)
     if not earlier:
         shutil.rmtree(path.parent / ".repom")
@@ -803,7 +803,7 @@ def test_only_the_scratch_files_of_dead_processes_are_swept(tmp_path: Path) -> N
 def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     build(tmp_path / "real.db")
     (tmp_path / "link.db").symlink_to("real.db")
-    settings = Settings(tmp_path, "sqlite", "link.db", backup_dir=tmp_path / "backups")
+    settings = Settings(tmp_path, sqlite="link.db", backup_dir=tmp_path / "backups")
     made = dbops.backup(settings)
     change(tmp_path / "real.db")
     dbops.restore(made, settings)

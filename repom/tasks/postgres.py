@@ -88,27 +88,31 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
 
 def _question(settings: Settings, seen: Server) -> str:
     data = seen.data or "the container"
-    holds = f"{seen.database} ({_holds(settings, seen)})"
+    holds = f"{seen.database} ({_contents(_of_server(settings, seen))})"
     return f"Delete {seen.name} and its data in {data}? All of its databases will be lost: {holds}."
 
 
-def _holds(settings: Settings, seen: Server) -> str:
-    """Size, tables and the age of the last backup of the project's database."""
+def _of_server(settings: Settings, seen: Server) -> Settings:
+    """Settings that lead to the database in this very server."""
+    address = replace(settings.address, user=seen.user, database=seen.database)
+    if seen.kind == "local":
+        address = replace(address, host=seen.host, port=seen.port)
+        return replace(settings, address=address, via="host")
+    return replace(settings, address=replace(address, host=None, port=None), via="docker")
+
+
+def _contents(settings: Settings) -> str:
+    """Size, tables and the age of the last backup of the configured database."""
     from repom.dbops import upkeep, work
 
-    via, host, port = "docker", None, None
-    if seen.kind == "local":
-        via, host, port = "host", seen.host, seen.port
-    named = replace(settings.address, user=seen.user, database=seen.database)
-    login = replace(settings, address=replace(named, host=host, port=port), via=via)
     try:
-        found = work.open_database(login, "psql").identify()
+        found = work.open_database(settings, "psql").identify()
         facts = [size(found.size)]
         facts += [] if found.tables is None else [counted(found.tables, "table")]
     except RepomError:
         facts = ["contents unknown"]
     try:
-        facts.append(f"last backed up {age(upkeep.find_backup(login).created_at)}")
+        facts.append(f"last backed up {age(upkeep.find_backup(settings).created_at)}")
     except NotFound:
         facts.append("never backed up")
     except RepomError:

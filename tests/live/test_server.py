@@ -625,7 +625,8 @@ def test_local_cluster_with_nothing_configured(open_project: Path, port: int) ->
     assert (started.user, started.database) == ("repom", "repom_dev")
     dotenv = open_project / ".env"
     assert stat.S_IMODE(dotenv.stat().st_mode) == 0o600
-    again = replace(Settings.load(environ=environ, cwd=open_project), address=Address(port=port))
+    again = Settings.load(environ=environ, cwd=open_project)
+    again = replace(again, address=replace(again.address, port=port))
     assert server.start(again) == started
     dotenv.unlink()
     with pytest.raises(SettingsError, match="no setting names its user and password"):

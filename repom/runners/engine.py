@@ -55,7 +55,7 @@ PLAIN = (Trouble.ABSENT, Trouble.FORBIDDEN, Trouble.NOT_RUNNING)
 _QUOTING = re.compile(r"(unterminated quoted value|variable name|invalid template|value:).*", re.I)
 
 
-def trouble(said: str) -> Trouble:
+def meaning(said: str) -> Trouble:
     """What a complaint of the engine means."""
     meant = (kind for kind, parts in COMPLAINTS.items() if re.search(parts, said.lower()))
     return next(meant, Trouble.OTHER)
@@ -102,7 +102,7 @@ class Engine:
             return str(result.stdout)
         said = without_secrets(result.stderr).strip()
         words = said.splitlines()[-1] if said else f"{self.program} exited {result.exited}"
-        kind = trouble(said)
+        kind = meaning(said)
         raise EngineSilent(kind, kind.value if kind in PLAIN else words)
 
     def do(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
@@ -191,7 +191,7 @@ def variables(config: Mapping[str, Any]) -> dict[str, str]:
 def failure(said: str) -> RepomError:
     """The error for a change that failed, from what the engine said."""
     said = without_secrets(said)
-    kind = trouble(said)
+    kind = meaning(said)
     if kind is Trouble.PORT_TAKEN:
         port = re.search(r"\d+\.\d+\.\d+\.\d+:(\d+)", said)
         return port_taken(port[1] if port else "of the container")

@@ -20,7 +20,7 @@ MADE_UP = {"POSTGRES_USER": "repom", "POSTGRES_DB": "repom_dev"}
 
 
 def complete(settings: Settings) -> Settings:
-    """The settings of a new server: what nobody chose is made up."""
+    """The settings of a new server, with made-up values for those that are missing."""
     address = adopt(settings, MADE_UP).address
     password = address.password or secrets.token_urlsafe(24)
     return replace(settings, address=replace(address, password=password))

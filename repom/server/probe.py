@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from invoke.runners import Result
 
 from repom.errors import CommandFailed, Unreachable
-from repom.runners.engine import Trouble, port_taken, trouble
+from repom.runners.engine import Trouble, meaning, port_taken
 from repom.runners.host import HostRunner
 
 from .facts import HOST
@@ -89,7 +89,7 @@ def wait(answer: Callable[[], str], state: Callable[[], str]) -> str:
         now_in = state() if complaint else "running"
         if now_in != "running":
             return f"does not stay up ({now_in})"
-        missing = trouble(complaint) is Trouble.PROGRAM_MISSING
+        missing = meaning(complaint) is Trouble.PROGRAM_MISSING
         if missing or any(part in complaint for part in FINAL):
             deadline = min(deadline, time.monotonic() + SETTLED)
         if time.monotonic() > deadline:

@@ -207,7 +207,7 @@ def _elsewhere(service: str, here: Sequence[Container], made: Sequence[Container
     near = (here or made)[0]
     other = f"in {shown_folder(near.compose_folder)}"
     if here:
-        other = f"{near.compose_project}, which has another name here"
+        other = f"{near.compose_project}, but Compose gives this folder another project name"
     return (
         f"Container {near.name} is the service {service} of the Compose project {other}; to use"
         f" it, set REPOM_CONTAINER to {near.name}"

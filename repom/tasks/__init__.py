@@ -1,5 +1,5 @@
-"""The tasks. A project's ``tasks.py`` needs one line: ``from repom.tasks import ns``; or it
-mounts `db` and `postgres` in a collection of its own."""
+"""The tasks. A project's ``tasks.py`` needs one line, ``from repom.tasks import ns``; or it
+adds `db` and `postgres` to a collection of its own."""
 
 from __future__ import annotations
 

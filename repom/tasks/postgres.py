@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from repom.errors import NotFound, RepomError, SettingsError
+from repom.errors import SettingsError
 from repom.settings import Settings
 
 from . import console
-from .tables import age, counted, size
+from .questions import contents
 
 # Tasks import the server room when they run, so that `invoke --list` stays fast.
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
 
 def _question(settings: Settings, seen: Server) -> str:
     data = seen.data or "the container"
-    holds = f"{seen.database} ({_contents(_of_server(settings, seen))})"
+    holds = f"{seen.database} ({contents(_of_server(settings, seen))})"
     return f"Delete {seen.name} and its data in {data}? All of its databases will be lost: {holds}."
 
 
@@ -100,26 +99,6 @@ def _of_server(settings: Settings, seen: Server) -> Settings:
         address = replace(address, host=seen.host, port=seen.port)
         return replace(settings, address=address, via="host")
     return replace(settings, address=replace(address, host=None, port=None), via="docker")
-
-
-def _contents(settings: Settings) -> str:
-    """Size, tables and the age of the last backup of the configured database."""
-    from repom.dbops import upkeep, work
-
-    try:
-        with closing(work.open_database(settings, "psql")) as database:
-            found = database.identify()
-        facts = [size(found.size)]
-        facts += [] if found.tables is None else [counted(found.tables, "table")]
-    except RepomError:
-        facts = ["contents unknown"]
-    try:
-        facts.append(f"last backed up {age(upkeep.find_backup(settings).created_at)}")
-    except NotFound:
-        facts.append("never backed up")
-    except RepomError:
-        facts.append("last backup unknown")
-    return ", ".join(facts)
 
 
 postgres = Collection("postgres", start, stop, status, logs, remove)

@@ -112,7 +112,7 @@ def test_no_container_and_no_program_names_both(
     settings = settings_for(shop, project, REPOM_CONTAINER="repom_nobody")
     with pytest.raises(Unreachable, match=r"repom_nobody.*absent.*not installed") as caught:
         dbops.backup(settings)
-    assert "invoke postgres.start" in caught.value.hint
+    assert "repom postgres.start" in caught.value.hint
     assert "nstall" in caught.value.hint
 
 

@@ -1,4 +1,4 @@
-"""Where tasks meet people, pipes and signals: nothing that happens out there turns a
+"""Where tasks meet people, pipes and signals: nothing that happens there turns a
 success into a failure, a failure into a traceback, or an end into a wait."""
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_a_reader_that_leaves_is_no_failure(project: Path, script: str) -> None:
 
 
 @posix
-def test_nobody_who_listens_to_messages_is_no_failure(project: Path) -> None:
+def test_a_reader_of_messages_that_leaves_is_no_failure(project: Path) -> None:
     assert shell(project, "$R db.backup 2>&1 >/dev/null | true").returncode in (0, 141)
 
 
@@ -83,7 +83,7 @@ def test_closed_streams_receive_nothing_and_harm_nothing(project: Path, closed: 
 
 @posix
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_an_encoding_that_lacks_a_character_is_no_failure(tmp_path: Path, encoding: str) -> None:
+def test_a_character_that_the_encoding_lacks_is_escaped(tmp_path: Path, encoding: str) -> None:
     project = made(tmp_path / "größe \N{SNOWMAN}")
     for task in ("db.backup", "db.list", "db.verify"):
         done = shell(project, f"$R {task}", PYTHONIOENCODING=encoding)
@@ -107,7 +107,7 @@ upkeep.list_backups = broken
 """
 
 
-def test_what_nobody_foresaw_is_one_line_and_shows_its_traceback_on_request(
+def test_an_unforeseen_error_is_one_line_and_shows_its_traceback_on_request(
     project: Path,
 ) -> None:
     (project / "tasks.py").write_text(BROKEN)

@@ -96,7 +96,7 @@ def test_a_dry_run_writes_nothing(project: Path) -> None:
     assert rows(project) == 0
 
 
-def test_prune_with_dry_says_what_would_go_and_without_does_it(project: Path) -> None:
+def test_prune_with_dry_only_says_what_it_would_delete(project: Path) -> None:
     made = [Path(invoke(project, "db.backup").out.strip()).name for _ in range(3)]
     would = invoke(project, "--dry", "db.prune", "--keep", "1")
     for name in made[:2]:
@@ -132,7 +132,7 @@ def test_a_failure_is_one_line_and_the_status_of_the_contract(
     assert len(ended.err.strip().splitlines()) == 1
 
 
-def test_nobody_can_be_asked(project: Path) -> None:
+def test_without_a_terminal_nothing_is_replaced_unasked(project: Path) -> None:
     assert invoke(project, "db.backup").status == 0
     damage(project)
     ended = invoke(project, "db.restore", "--latest")
@@ -228,8 +228,12 @@ def test_the_menu_restores_what_is_chosen(project: Path) -> None:
     seen = at_a_terminal(project, "db.restore", answers="92y")
     assert "newest" in seen
     assert "9 is not a number between 1 and 2" in seen
+    assert "last backed up just now) will be replaced; db.undo brings it back." in seen
     assert "_first" in seen.partition("Restored: ")[2]
     assert rows(project) == 2
+    seen = at_a_terminal(project, "db.undo", answers="y")
+    assert "is again what it was before" in seen
+    assert rows(project) == 0
 
 
 @pytest.mark.parametrize("answers", ["q", "1n"])

@@ -12,7 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from repom.errors import NoSpace, Refused
+
 BLOCK = 1 << 20  # bytes
+SPARE = 1 << 28  # bytes of a disk that unpacking leaves free
+FREE_SPACE = "Free some space, then try again"
 
 
 def create_private(path: Path) -> BinaryIO:
@@ -113,3 +117,24 @@ def sha256(file: BinaryIO) -> str:
 def remove(path: Path) -> None:
     with suppress(FileNotFoundError):
         path.unlink()
+
+
+def check_space(folder: Path, needed: int, purpose: str) -> None:
+    """:raises Refused: the disk of `folder` has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise Refused(
+            f"{folder} has {free / 1e6:.1f} MB free, and {purpose} takes about"
+            f" {needed / 1e6:.1f} MB",
+            FREE_SPACE,
+        )
+
+
+def check_not_full(folder: Path, hint: str = FREE_SPACE) -> None:
+    """Stop before a disk is full: a small file can unpack to any size.
+
+    :raises NoSpace: less than 256 MB and less than 5 % of the disk is free.
+    """
+    usage = shutil.disk_usage(folder)
+    if usage.free < min(SPARE, usage.total // 20):
+        raise NoSpace(f"The disk of {folder} is full", hint)

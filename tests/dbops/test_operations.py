@@ -19,7 +19,6 @@ import pytest
 from repom import dbops
 from repom.dbops import upkeep
 from repom.dbops.restore import plan_restore
-from repom.dbops.sqlite import copying
 from repom.dbops.store import store
 from repom.dbops.store.backup import Backup
 from repom.dbops.undo import undoable
@@ -178,7 +177,7 @@ def test_a_disk_that_is_full_says_nothing_of_the_backup(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = dbops.backup(settings)
-    monkeypatch.setattr(copying, "FLOOR", 1 << 62)
+    monkeypatch.setattr("repom.dbops.files.SPARE", 1 << 62)
     monkeypatch.setattr(
         shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1, total=1 << 62)
     )

@@ -228,7 +228,7 @@ def measured(project: Path, *task: str, env: dict[str, str]) -> tuple[Ended, int
 def refused(ended: Ended, megabytes: int) -> None:
     assert ended.status in (1, 5), ended.err  # full, or seen to be too small before
     assert len(ended.err.strip().splitlines()) == 1, ended.err
-    assert re.search("is full|No space left|bytes free", ended.err), ended.err
+    assert re.search("is full|No space left| free, and ", ended.err), ended.err
     assert ended.out == ""
     assert megabytes < 100
 

@@ -22,9 +22,9 @@ import pytest
 
 from repom import dbops
 from repom.dbops.archive.archive import recognise
-from repom.dbops.sqlite import copying
+from repom.dbops.archive.staging import WorkingFolder
+from repom.dbops.sqlite import reading
 from repom.dbops.sqlite.sqlite import Sqlite
-from repom.dbops.sqlite.temporary import Temporary
 from repom.dbops.undo import undoable
 from repom.errors import Refused
 from repom.settings import Settings
@@ -189,14 +189,14 @@ def test_a_raw_file_whose_wal_grows_meanwhile_is_refused(
         child.kill()
         child.wait()
     (project / "raw.sqlite3-shm").unlink()
-    copy = copying.copy_raw
+    copy = reading.copy_raw
 
     def late(*given: Any) -> None:
         copy(*given)
         with (project / "raw.sqlite3-wal").open("ab") as wal:
             wal.write(bytes(4096))
 
-    monkeypatch.setattr(copying, "copy_raw", late)
+    monkeypatch.setattr(reading, "copy_raw", late)
     with pytest.raises(Refused, match="changed while"):
         dbops.restore(project / "raw.sqlite3", settings_of(project))
     assert ask(project / "app.db", "SELECT * FROM t") == [("old",)]
@@ -488,11 +488,10 @@ def test_what_a_killed_check_left_is_removed_by_the_next(
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     make(project / "app.db")
-    killed, working = Temporary(), Temporary()
+    killed, working = WorkingFolder(), WorkingFolder()
     killed._lock.release()
     for each in (killed, working):
         make(each.path / "copy")
-        os.utime(each.path, (0, 0))
     dbops.verify(dbops.backup(settings_of(project)), settings_of(project))
     assert [p.name for p in (tmp_path / "temporary").iterdir()] == [working.path.name]
 

@@ -13,10 +13,15 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-GZIP = b"\x1f\x8b"
-ZSTD = b"\x28\xb5\x2f\xfd"
 #: What a decompressor raises for data that is cut short or altered.
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
+
+
+def recognised(start: bytes) -> str:
+    """The compression of a file that begins so: ``gzip``, ``zstd`` or empty."""
+    if start.startswith(b"\x1f\x8b"):
+        return "gzip"
+    return "zstd" if start.startswith(b"\x28\xb5\x2f\xfd") else ""
 
 
 def decompressed(raw: BinaryIO, compression: str) -> Any:
@@ -28,7 +33,7 @@ def decompressed(raw: BinaryIO, compression: str) -> Any:
 
 
 def compressor(file: Any) -> Any:
-    """A writer that compresses into `file` with zstd, level 1, one frame, all cores."""
+    """A writer that compresses into `file` with zstd, level 1, one frame, at most 8 cores."""
     parameter = zstd.CompressionParameter
     options: dict[int, int] = {
         parameter.compression_level: 1,

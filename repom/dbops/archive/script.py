@@ -1,8 +1,8 @@
-"""Plain SQL on its way into psql: what is taken out of it, and what is not let through.
+"""Plain SQL on its way into psql: what is taken out of it, and what is refused.
 
-Everything that reaches psql passes here, repom's own backups included: names and texts of
-a database are written by whoever may create a table in it. The script is read token by
-token (`lexer`), judged statement by statement (`guard`), and what is taken out leaves its
+Everything that reaches psql passes here, repom's own backups included: any user who may
+create a table in a database writes names and texts of its dump. The script is read token by
+token (`lexer`) and judged statement by statement (`guard`). What is taken out leaves its
 line feeds, so that the line numbers in psql's messages are those of the file.
 """
 
@@ -17,44 +17,26 @@ from repom.errors import Damaged, Refused
 from . import lexer as lexing
 from .archive import HINT
 from .guard import Guard, Verdict
-from .lexer import (
-    COLON,
-    COMMAND,
-    COMMENT,
-    DATA,
-    END,
-    LOOKALIKE,
-    PLAIN,
-    QUOTED,
-    SPACE,
-    WORD,
-    Lexer,
-    Token,
-)
+from .lexer import Lexer, Token
 
 LONGEST = 1 << 24  # bytes of a statement that has to be read whole
 OUTPUT = 1 << 16  # bytes that are passed on together
-_HEADER = b"-- PostgreSQL database dump"
-_TRAILER = b"-- PostgreSQL database dump complete"
-_CLUSTER = b"-- PostgreSQL database cluster dump"
-_RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)")
-_COMMAND = re.compile(rb"\\[A-Za-z_.!?;:]*")
+HEADER = b"-- PostgreSQL database dump"
+TRAILER = b"-- PostgreSQL database dump complete"
+CLUSTER = b"-- PostgreSQL database cluster dump"
+RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)")
+COMMAND_NAME = re.compile(rb"\\[A-Za-z_.!?;:]*")
 
 
 def for_psql(
-    blocks: Iterable[bytes],
-    *,
-    restricts: bool = True,
-    owner: bool = True,
-    in_transaction: bool = True,
+    blocks: Iterable[bytes], *, owner: bool = True, in_transaction: bool = True
 ) -> Iterator[bytes]:
     """The script as it goes into psql.
 
     :param owner: keep statements about owners and grants.
-    :param restricts: this psql knows ``\\restrict``. Its commands are refused either way.
-    :param in_transaction: psql is inside a transaction of ours: the script's own BEGIN and
-        COMMIT are taken out. Otherwise they stay, in pairs; all else about transactions is
-        refused in any case.
+    :param in_transaction: psql is inside a transaction of repom's: the script's own BEGIN
+        and COMMIT are taken out. Otherwise they stay, in pairs. Other statements about
+        transactions are refused in any case.
     :raises Refused: it holds what must not be run, or is the output of pg_dumpall.
     :raises Damaged: it ends too early.
     """
@@ -70,34 +52,30 @@ def for_psql(
 
 
 class _Sieve:
-    """Holds a statement back until it is clear what becomes of it."""
+    """Holds the tokens of a statement back until there is a verdict on it."""
 
     def __init__(self, blocks: Iterable[bytes], *, owner: bool, in_transaction: bool) -> None:
         self._lexer = Lexer(blocks)
         self._guard = Guard(self._lexer, owner=owner, in_transaction=in_transaction)
         self._dump = _Dump(self._lexer)
         self._held: list[Token] = []
-        self._size = 0
-        self._verdict: Verdict | None = None
+        self._held_size = 0
+        self._verdict: Verdict | None = None  # on the current statement
         self._last = b"\n"
 
     def pieces(self) -> Iterator[bytes]:
         for token in self._lexer:
             kind, text = token
-            if kind in (SPACE, COMMENT):
+            if kind in (lexing.SPACE, lexing.COMMENT):
                 yield self._invisible(token)
-            elif kind == COMMAND:
-                self._dump.command(text, self._is_open)
-            elif kind == DATA or (kind == PLAIN and self._verdict is None):
-                self._dump.complete, self._last = False, text
+            elif kind == lexing.COMMAND:
+                self._dump.command(text, bool(self._held) or self._verdict is not None)
+            elif kind == lexing.DATA or (kind == lexing.SKIMMED and self._verdict is None):
+                self._dump.is_complete, self._last = False, text
                 yield text
             else:
                 yield self._visible(token)
         yield self._end()
-
-    @property
-    def _is_open(self) -> bool:
-        return bool(self._held) or self._verdict is not None
 
     def _invisible(self, token: Token) -> bytes:
         if self._held:
@@ -109,9 +87,9 @@ class _Sieve:
         return self._passed(token)
 
     def _visible(self, token: Token) -> bytes:
-        ended = token[0] == END
+        ended = token[0] == lexing.END
         if self._verdict is None:
-            self._dump.begun, self._dump.complete = True, False
+            self._dump.has_begun, self._dump.is_complete = True, False
             self._hold(token)
             piece = self._decided(ended=ended)
         else:
@@ -123,12 +101,13 @@ class _Sieve:
 
     def _hold(self, token: Token) -> None:
         self._held.append(token)
-        self._size += len(token[1])
-        if self._size > LONGEST or len(self._lexer.statement.tokens) >= lexing.KEPT:
-            line = self._lexer.statement.line
-            self._lexer.refuse("begins a statement that is too long to be checked", line)
+        self._held_size += len(token[1])
+        statement = self._lexer.statement
+        if self._held_size > LONGEST or len(statement.tokens) >= lexing.KEPT:
+            self._lexer.refuse("begins a statement that is too long to check", statement.line)
 
     def _decided(self, *, ended: bool) -> bytes:
+        """What passes of the tokens held back, once there is a verdict on the statement."""
         statement = self._lexer.statement
         verdict = self._guard.judge(statement, ended=ended)
         if verdict is None:
@@ -137,127 +116,124 @@ class _Sieve:
             verdict = Verdict.TAKE_OUT
         statement.decided = True
         self._verdict, held = verdict, self._held
-        self._held, self._size = [], 0
+        self._held, self._held_size = [], 0
         if verdict is Verdict.TRIM:
             held = trimmed(held)
         elif verdict is Verdict.KEEP and not ended:
-            self._lexer.rough = statement.is_no_routine
-        self._lexer.swift = not self._dump.is_dropping
-        return b"".join(self._passed(t) for t in held)
+            self._lexer.skims_rest = statement.is_no_routine
+        self._lexer.skims_inserts = not self._dump.is_dropping
+        return b"".join(self._passed(each) for each in held)
 
     def _passed(self, token: Token) -> bytes:
-        """A token as it goes into psql. It has no variables to fill in, and does not take
-        the name of a thing for the start of a function's body."""
+        """A token as it goes into psql, which then takes no colon for a variable, and no
+        name for the start of a function's body."""
         kind, text = token
         if self._verdict is Verdict.TAKE_OUT:
             return b"\n" * text.count(b"\n")
-        if kind == COLON:
+        if kind == lexing.COLON:
             return b": "
-        if kind == LOOKALIKE:
+        if kind == lexing.LOOKALIKE:
             return b'"' + text.lower() + b'"'
         return text
 
     def _end(self) -> bytes:
-        """psql would run what is left without a semicolon, and so would take what repom
+        """The last statement gets a missing semicolon, else psql would take what repom
         writes behind the script for a part of it."""
         if self._lexer.statement.copies:
             raise Damaged("The SQL script ends in the middle of a statement", HINT)
         self._dump.check_end()
         piece = self._decided(ended=True) if self._held else b""
-        if self._guard.begun:
-            raise Damaged(
-                f"The SQL script does not commit what it begins in line {self._guard.begun}", HINT
-            )
-        missing = self._verdict in (Verdict.KEEP, Verdict.TRIM)
-        unended = not self._last.endswith(b"\n")
-        return piece + (b"\n;" if missing else b"\n" if unended else b"")
+        if line := self._guard.begun:
+            raise Damaged(f"The SQL script does not commit what it begins in line {line}", HINT)
+        if self._verdict in (Verdict.KEEP, Verdict.TRIM):
+            return piece + b"\n;"
+        return piece if self._last.endswith(b"\n") else piece + b"\n"
 
 
 class _Dump:
-    """What a script of pg_dump has around its objects. Only one that begins with its
-    comment is one, and only what is a comment of the script, not text that looks like it.
+    """What pg_dump writes around its objects. Only a script that begins with its header is a
+    dump, and only comments of the script count, not text that looks like them.
 
-    :ivar begun: a statement has been read.
-    :ivar complete: the comment that pg_dump ends with was the last thing read.
+    :ivar has_begun: a statement has been read.
+    :ivar is_complete: the last thing read was the comment that pg_dump ends with.
+    :ivar is_dropping: the section of DROP statements, which --clean writes first, can still
+        come or is being read.
     """
 
     def __init__(self, lexer: Lexer) -> None:
         self._lexer = lexer
-        self.begun = self.complete = False
-        self._dumped = self._titled = False
-        self._key: bytes | None = None
-        self._unlocked = False
-        self._dropping = True  # in the section of DROP statements that --clean writes first
-        self._public = False  # the schema public was dropped there
+        self.has_begun = self.is_complete = self.is_dropping = False
+        self._has_header = self._is_header_last = self._drops_public = False
+        self._key: bytes | None = None  # of \restrict
+        self._is_unrestricted = False
 
     def remark(self, text: bytes) -> None:
         """Space and comments between statements."""
-        if self._titled and text.startswith(b"\r"):
-            self._is_damaged()
-        self._titled = False
+        if self._is_header_last and text.startswith(b"\r"):
+            self._refuse_terminal()
+        self._is_header_last = False
         if b"-- PostgreSQL database" in text:
             lines = text.split(b"\n")
             for line in lines[1:] if self._lexer.indented else lines:
-                self._line(line)
+                self._comment(line)
 
-    def _line(self, line: bytes) -> None:
+    def _comment(self, line: bytes) -> None:
         text = line.rstrip(b"\r")
-        self.complete = self.complete or text == _TRAILER
-        if not self.begun and text == _CLUSTER:
+        self.is_complete = self.is_complete or text == TRAILER
+        if self.has_begun:
+            return
+        if text == CLUSTER:
             raise Refused(
                 "The file is the output of pg_dumpall, a whole cluster",
                 "Restore it with psql, or dump one database with pg_dump",
             )
-        if not self.begun and text == _HEADER:
-            self._dumped = self._titled = True
+        if text == HEADER:
+            self.is_dropping = self.is_dropping or not self._has_header
+            self._has_header = self._is_header_last = True
             if line != text:
-                self._is_damaged()
+                self._refuse_terminal()
 
-    def _is_damaged(self) -> NoReturn:
+    def _refuse_terminal(self) -> NoReturn:
         raise Damaged(
             "The SQL script has carriage returns, as after a dump through a terminal",
             "Dump it again without -t (docker exec) or with -T (docker compose exec)",
         )
 
-    def command(self, text: bytes, is_open: bool) -> None:
-        """Of psql's commands the file's own ``\\restrict`` and ``\\unrestrict`` are taken
-        out, since ours cannot hold another.
+    def command(self, text: bytes, is_in_statement: bool) -> None:
+        """Take the dump's own ``\\restrict`` and ``\\unrestrict`` out: they cannot be nested
+        in repom's.
 
-        :raises Refused: for any other.
+        :raises Refused: for any other command of psql.
         """
-        found = _RESTRICT.fullmatch(text)
-        if found and self._dumped and not is_open and not self._lexer.indented:
-            if not found[1] and self._key is None and not self.begun:
+        found = RESTRICT.fullmatch(text)
+        if found and self._has_header and not is_in_statement and not self._lexer.indented:
+            if not found[1] and self._key is None and not self.has_begun:
                 self._key = found[2]
                 return
-            if found[1] and self._key == found[2] and not self._unlocked:
-                self._unlocked = True
+            if found[1] and self._key == found[2] and not self._is_unrestricted:
+                self._is_unrestricted = True
                 return
-        name = _COMMAND.match(text)
-        said = (name[0] if name else b"\\").decode("ascii", "replace")
-        if said in ("\\c", "\\connect"):
+        name = COMMAND_NAME.match(text)
+        shown = name[0].decode("ascii") if name else "\\"
+        if shown in ("\\c", "\\connect"):
             self._lexer.refuse("connects to another database")
-        self._lexer.refuse(f"holds a command of psql ({said})")
-
-    @property
-    def is_dropping(self) -> bool:
-        """The section of DROP statements, or what comes before it, is being read."""
-        return self._dumped and self._dropping
+        self._lexer.refuse(f"holds a command of psql ({shown})")
 
     def is_dropped(self, words: list[bytes]) -> bool:
-        """It belongs to the section of DROP statements, which a new database does not need
-        and in which a view that depends on a primary key fails."""
-        if words == [b"CREATE", b"SCHEMA", b"PUBLIC"] and self._public:
+        """Whether it belongs to the section of DROP statements. A new database does not need
+        them, and dropping a view that depends on a primary key fails there."""
+        if words == [b"CREATE", b"SCHEMA", b"PUBLIC"] and self._drops_public:
             return True
         if not self.is_dropping or words[:1] in ([b"SET"], []):
             return False
         dropped = is_drop(words)
-        self._dropping = dropped or b"SET_CONFIG" in words[:4]
-        self._public = self._public or (words[:2] == [b"DROP", b"SCHEMA"] and b"PUBLIC" in words)
+        self.is_dropping = dropped or b"SET_CONFIG" in words[:4]
+        if words[:2] == [b"DROP", b"SCHEMA"] and b"PUBLIC" in words:
+            self._drops_public = True
         return dropped
 
     def check_end(self) -> None:
-        if self._dumped and not self.complete:
+        if self._has_header and not self.is_complete:
             raise Damaged("The SQL script lacks the end that pg_dump writes", HINT)
 
 
@@ -270,14 +246,14 @@ def is_drop(words: list[bytes]) -> bool:
 
 
 def trimmed(tokens: list[Token]) -> list[Token]:
-    """``CREATE SCHEMA name AUTHORIZATION owner`` without the owner; where it has no name,
-    the owner's is the name."""
-    seen = [n for n, (kind, _text) in enumerate(tokens) if kind in (WORD, QUOTED)]
-    place = next(p for p, n in enumerate(seen) if tokens[n][1].upper() == b"AUTHORIZATION")
-    out = {seen[place]}
-    if tokens[seen[place - 1]][1].upper() not in (b"SCHEMA", b"EXISTS"):
-        owner = seen[place + 1 : place + 2]
-        while owner and tokens[owner[-1]][0] == QUOTED == tokens[owner[-1] + 1][0]:
+    """``CREATE SCHEMA name AUTHORIZATION owner`` without the owner. Without a name, the
+    owner's becomes the schema's."""
+    names = [n for n, (kind, _text) in enumerate(tokens) if kind in (lexing.WORD, lexing.QUOTED)]
+    place = next(p for p, n in enumerate(names) if tokens[n][1].upper() == b"AUTHORIZATION")
+    out = {names[place]}
+    if tokens[names[place - 1]][1].upper() not in (b"SCHEMA", b"EXISTS"):
+        owner = names[place + 1 : place + 2]
+        while owner and tokens[owner[-1]][0] == lexing.QUOTED == tokens[owner[-1] + 1][0]:
             owner.append(owner[-1] + 1)  # a quote within the name
         out.update(owner)
-    return [t for n, t in enumerate(tokens) if n not in out]
+    return [token for n, token in enumerate(tokens) if n not in out]

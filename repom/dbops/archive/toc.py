@@ -1,11 +1,13 @@
-"""The table of contents of an archive in custom format, read without running a program.
+"""The table of contents of pg_dump's archives, read without running a program.
 
-The layout is that of PostgreSQL's ``ReadToc`` (pg_backup_archiver.c), formats 1.12 to 1.16,
-which pg_dump writes from 9.0 to 18: each integer has a sign byte, each text its length.
+The layout is that of PostgreSQL's ``ReadHead`` and ``ReadToc`` (pg_backup_archiver.c),
+formats 1.12 to 1.16, which pg_dump writes from 9.0 to 18: each integer has a sign byte, each
+text its length.
 """
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +16,24 @@ from typing import BinaryIO
 
 from repom.errors import Damaged
 
+MAGIC = b"PGDMP"
 TABLES = ("TABLE", "FOREIGN TABLE", "MATERIALIZED VIEW")
 STATISTICS = "STATISTICS DATA"
 CUSTOM = 1  # archCustom: an entry ends with an offset; others end with a file's name
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an archive begins with.
+
+    :param format: version of the format, as (1, 16).
+    :param server: version of the server, as pg_dump writes it; may be empty.
+    :param tool: version of pg_dump, likewise.
+    """
+
+    format: tuple[int, int]
+    server: str
+    tool: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,14 @@ class Entry:
     tag: str
     namespace: str
     owner: str
+
+
+def header(head: bytes) -> Header:
+    """The header of an archive that begins with these bytes.
+
+    :raises EOFError, ValueError: they end within it.
+    """
+    return _Reader(io.BytesIO(head), len(head)).header
 
 
 def entries(path: Path) -> list[Entry]:
@@ -60,22 +85,27 @@ def without_statistics(found: list[Entry]) -> bytes:
 
 
 class _Reader:
+    """Reads an archive from its start.
+
+    :param size: bytes of `file`; no text can be longer.
+    """
+
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
-        if self._bytes(5) != b"PGDMP":
-            raise ValueError("no archive")
+        if self._bytes(5) != MAGIC:
+            raise ValueError("not an archive")
         major, minor, _revision, self._integer, self._offset, self._format = self._bytes(6)
         self._version = (major, minor)
-
-    def entries(self) -> Iterator[Entry]:
         if self._version >= (1, 15):
             self._bytes(1)  # the algorithm of its compression
         else:
             self._int()
         for _ in range(7):  # when it was made
             self._int()
-        for _ in range(3):  # database, version of the server, of pg_dump
-            self._text()
+        _database, server, tool = (self._text() for _ in range(3))
+        self.header = Header(self._version, server, tool)
+
+    def entries(self) -> Iterator[Entry]:
         for _ in range(self._int()):
             yield self._entry()
 

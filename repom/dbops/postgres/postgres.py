@@ -187,7 +187,7 @@ class Postgres:
             self.survey()
             self._run_offline(script_argv(owner=True, to="/dev/null"), archive)
         else:
-            for _piece in script.for_psql(archive.blocks(), restricts=True):
+            for _piece in script.for_psql(archive.blocks()):
                 pass
 
     def _run_offline(self, argv: list[str], archive: Archive, **how: Any) -> None:
@@ -302,9 +302,8 @@ class Postgres:
                 argv, archive.path, options=LOAD, watch=self._diagnosis, listing=listing
             )
         else:
-            known = restricts(self.client.psql_version)
-            how = {"restricts": known, "owner": owner, "in_transaction": False}
-            self._run_gated(scratch, script.for_psql(archive.blocks(), **how))
+            text = script.for_psql(archive.blocks(), owner=owner, in_transaction=False)
+            self._run_gated(scratch, text)
 
     def _listing(self, archive: Archive) -> bytes:
         """What pg_restore may take, for a server that cannot take all of it."""
@@ -402,8 +401,7 @@ class Postgres:
         expected = archive.tables
         self._refuse_in_place(expected or 0)
         with self._as_script(archive, owner) as blocks:
-            known = restricts(self.client.psql_version)
-            text = script.for_psql(blocks, restricts=known, owner=owner)
+            text = script.for_psql(blocks, owner=owner)
             end = queries.EXPECT.format(tables=-1 if expected is None else expected)
             self._run_gated(
                 self.name,

@@ -1,11 +1,12 @@
 """The folder `.repom` beside an SQLite file: its id, its lock, and repom's copies of it.
 
-It has the mode 0700 and ignores itself in Git. Several SQLite files of one folder share it;
-the name of each of repom's files begins with the name of the one that it belongs to.
+It has the mode 0700 and ignores itself in Git. The SQLite files of one folder share it; the
+name of each file in it begins with the name of the SQLite file that it belongs to.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -16,22 +17,26 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from repom.dbops.files import create_private, remove, sync, sync_folder
-from repom.errors import CommandFailed, Refused, RepomError
+from repom.dbops.archive import staging
+from repom.dbops.database import Kept
+from repom.dbops.files import FREE_SPACE, create_private, remove, sync, sync_folder
+from repom.errors import CommandFailed, NoSpace, Refused, RepomError
 
 log = logging.getLogger("repom")
 
 FOLDER = ".repom"
 LONG = 100  # bytes; with what repom adds, a file's name must stay below 255
-ABANDONED = 24 * 3600  # seconds after which a scratch file of repom 0.1 is nobody's
+ABANDONED = 24 * 3600  # seconds after which a scratch file of repom 0.1 is not in use
 SIDE_FILES = ("-wal", "-shm", "-journal")
-STAMP = r"\d{8}T\d{12}Z_[0-9a-f]{8}"
+STAMP = "%Y%m%dT%H%M%S%fZ"
+STAMPED = r"(\d{8}T\d{12}Z)_[0-9a-f]{8}"
 
 
 class Home:
@@ -44,16 +49,16 @@ class Home:
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
         self.folder = path.parent / FOLDER
-        self.stem = stem_of(path.name)
-        self._held = False
-        self._proposed = ""
+        self._stem = stem_of(path.name)
+        self._lock = FileLock(self.folder / f"{self._stem}.lock", timeout=0, mode=0o600)
+        self._new_id = secrets.token_hex(16)
 
     # -- the folder ---------------------------------------------------------------------
 
     def make(self) -> None:
         """Make the folder, if it is missing.
 
-        :raises Refused: it is not a folder of this user's.
+        :raises Refused: it is not a folder, or another user's.
         :raises CommandFailed: it cannot be made.
         """
         try:
@@ -62,77 +67,90 @@ class Home:
                 self.folder.mkdir(mode=0o700)
                 self.folder.chmod(0o700)  # whatever the umask
                 sync_folder(self.path.parent)
-            self._refuse_odd_folder()
-            self._ignore()
+            if flaw := self._flaw():
+                raise Refused(f"{self.folder} {flaw}", "Move it away; repom keeps its copies there")
+            if hasattr(os, "geteuid") and self.folder.stat().st_mode & 0o077:
+                self.folder.chmod(0o700)
+            with suppress(FileExistsError), create_private(self.folder / ".gitignore") as file:
+                file.write(b"*\n")
         except OSError as error:
-            raise self._unusable(error) from None
+            raise unwritable(self.folder, error) from None
 
-    def _refuse_odd_folder(self) -> None:
-        if reason := self._oddness():
-            raise Refused(f"{self.folder} {reason}", "Move it away; repom keeps its copies there")
-        if hasattr(os, "geteuid") and self.folder.stat().st_mode & 0o077:
-            self.folder.chmod(0o700)
-
-    def _oddness(self) -> str:
-        """Why the folder is not to be trusted."""
+    def _flaw(self) -> str:
+        """Why the folder is not to be trusted; empty if it is."""
         found = self.folder.lstat()
         if not stat.S_ISDIR(found.st_mode):
             return "is a symbolic link" if stat.S_ISLNK(found.st_mode) else "is not a folder"
         return "" if self._trusts(found) else "belongs to another user"
 
     def _trusts(self, found: os.stat_result) -> bool:
-        """Whoever something here belongs to could put a copy of theirs in the database's
-        place. Root and the owner of the folder around it can do so anyway."""
+        """The owner of a file here could put data of theirs in the database's place. Root
+        and the owner of the folder around it can do so anyway."""
         if not hasattr(os, "geteuid"):
             return True
         return found.st_uid in {0, os.geteuid(), self.path.parent.stat().st_uid}
 
-    def _ignore(self) -> None:
-        with suppress(FileExistsError), create_private(self.folder / ".gitignore") as file:
-            file.write(b"*\n")
-
-    def _unusable(self, error: OSError) -> CommandFailed:
-        return CommandFailed(
-            f"Cannot write to {self.folder}: {error.strerror or error}",
-            "Let this user write to that folder; repom keeps its copies of the database there",
-        )
-
     @property
     def is_there(self) -> bool:
         with suppress(OSError):
-            return not self._oddness()
+            return not self._flaw()
         return False
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether files can be made in the folder, or the folder itself if it is missing."""
+        exists = os.path.lexists(self.folder)
+        rights = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+        folder = self.folder if exists else self.path.parent
+        return (self.is_there or not exists) and os.access(folder, os.W_OK | os.X_OK, **rights)
 
     # -- copies -------------------------------------------------------------------------
 
-    def new(self, kind: str, rest: str) -> Path:
-        """A name for a file of this database: ``scratch``, ``undo`` or ``damaged``."""
-        return self.folder / f"{self.stem}.{kind}_{rest}"
+    def new_scratch(self) -> Path:
+        """A name for a file that the next run removes if this one is killed."""
+        return self.folder / f"{self._stem}.scratch_{secrets.token_hex(4)}"
 
     def is_scratch(self, path: Path) -> bool:
-        return path.parent == self.folder and path.name.startswith(f"{self.stem}.scratch_")
+        return path.parent == self.folder and path.name.startswith(f"{self._stem}.scratch_")
 
-    def kept(self) -> list[tuple[str, Path]]:
-        """Undo copies, each with the time in its name; those of repom 0.1 lie beside the
-        SQLite file itself."""
-        old = re.escape(f".{self.path.name}.repom_undo_")
-        beside = matching(self.path.parent, f"{old}({STAMP})")
-        beside = [(match, path) for match, path in beside if self._trusts(path.lstat())]
-        return [(match[1], path) for match, path in (*self._files(f"undo_({STAMP})"), *beside)]
+    def new_copy(self, kind: str, when: datetime) -> Path:
+        """A name for a file that is kept.
+
+        :param kind: ``undo``, or ``damaged`` for what was not a database.
+        """
+        stamp = f"{when.strftime(STAMP)}_{secrets.token_hex(4)}"
+        return self.folder / f"{self._stem}.{kind}_{stamp}"
+
+    def kept(self) -> list[Kept]:
+        """The undo copies, newest first. Those of repom 0.1 lie beside the SQLite file."""
+        old = re.escape(f".{self.path.name}.repom_undo_") + STAMPED
+        copies = []
+        for match, path in (
+            *self._files(f"undo_{STAMPED}"),
+            *matching(self.path.parent, old),
+        ):
+            with suppress(ValueError, FileNotFoundError):  # not a date, or gone meanwhile
+                when = datetime.strptime(match[1], STAMP).replace(tzinfo=UTC)
+                found = path.lstat()
+                if self._trusts(found):
+                    copies.append(Kept(str(path), self.name, when, found.st_size))
+        return sorted(copies, key=lambda each: each.created_at, reverse=True)
 
     def _files(self, pattern: str) -> list[tuple[re.Match[str], Path]]:
-        return matching(self.folder, re.escape(f"{self.stem}.") + pattern) if self.is_there else []
+        start = re.escape(f"{self._stem}.")
+        return matching(self.folder, start + pattern) if self.is_there else []
 
     def sweep(self) -> None:
-        """Remove the scratch files of killed runs. Who has one at work holds the lock."""
+        """Remove the scratch files of killed runs. A run that uses one holds the lock."""
         old = re.escape(f".{self.path.name}.repom_scratch_") + r"[0-9a-f]{8}\.\d+"
         for _match, path in matching(self.path.parent, old):
             if time.time() - path.stat().st_mtime > ABANDONED:
                 remove_database(path)
         if not self.is_there:
             return
-        with self._alone() as alone:
-            for _match, path in self._files(r"scratch_[0-9a-f]{8}(?:-\w+)?") if alone else ():
+        staging.sweep(self.folder)
+        with suppress(Timeout, OSError), self._lock:
+            for _match, path in self._files(r"scratch_[0-9a-f]{8}(?:-\w+)?"):
                 remove(path)
 
     # -- the lock -----------------------------------------------------------------------
@@ -140,59 +158,37 @@ class Home:
     @contextmanager
     def exclusive(self, doing: str) -> Iterator[None]:
         """Only one restore or undo of this file at a time, whatever store it uses. The
-        kernel holds the lock, so a killed holder blocks nobody.
+        kernel ends the lock of a killed process.
 
-        :raises Refused: another process holds it; says which.
+        :raises Refused: another process holds it; the message says which.
         """
-        if self._held:
+        if self._lock.is_locked:
             yield
             return
         self.make()
-        with self._locked():
-            self._write_note(doing)
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    remove(self._note)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = FileLock(self.folder / f"{self.stem}.lock", timeout=0, mode=0o600)
         try:
-            lock.acquire()
+            self._lock.acquire()
         except Timeout:
             raise Refused(
                 f"Another repom process{self._holder()} is using {self.name}",
                 "Try again when it has finished",
             ) from None
         except OSError as error:
-            raise self._unusable(error) from None
-        self._held = True
+            raise unwritable(self.folder, error) from None
         try:
+            self._write_note(doing)
             yield
         finally:
-            self._held = False
             with suppress(OSError):
-                lock.release()
-
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Whether no other process is at work on the file, and none begins meanwhile."""
-        with ExitStack() as stack:
-            yield self._held or self._entered(stack)
-
-    def _entered(self, stack: ExitStack) -> bool:
-        try:
-            stack.enter_context(self._locked())
-            return True
-        except RepomError:
-            return False
+                remove(self._note)
+            with suppress(OSError):
+                self._lock.release()
 
     @property
     def _note(self) -> Path:
-        """Who holds the lock: beside it, since Windows lets nobody read a locked file."""
-        return self.folder / f"{self.stem}.holder"
+        """Who holds the lock. A file of its own: Windows allows no other process to read a
+        locked one."""
+        return self.folder / f"{self._stem}.holder"
 
     def _write_note(self, doing: str) -> None:
         with suppress(OSError):
@@ -203,8 +199,7 @@ class Home:
     def _holder(self) -> str:
         note = read_json(self._note)
         pid, doing = note.get("pid"), note.get("doing")
-        named = isinstance(pid, int) and isinstance(doing, str)
-        return f" (pid {pid}, {doing})" if named else ""
+        return f" (pid {pid}, {doing})" if isinstance(pid, int) and isinstance(doing, str) else ""
 
     # -- the id -------------------------------------------------------------------------
 
@@ -213,60 +208,49 @@ class Home:
         known = self._known()
         return str(known["id"]) if known and self._is_from_here(known) else None
 
-    def proposed(self) -> str | None:
-        """The id that the first backup will give it; none where no id can be kept, so that
-        its path decides which backups are its own."""
-        if not self._proposed and self._is_writable():
-            self._proposed = secrets.token_hex(16)
-            if known := self._known():
-                log.warning(
-                    "%s was copied from %s; backups of the original will not be pruned",
-                    *(self.name, known["path"]),
-                )
-        return self._proposed or None
-
-    def _is_writable(self) -> bool:
-        folder = self.folder if os.path.lexists(self.folder) else self.path.parent
-        own = folder != self.folder or self.is_there
-        rights = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
-        return own and os.access(folder, os.W_OK | os.X_OK, **rights)
+    def next_identity(self) -> str | None:
+        """The id that the next backup records: the file's own, or the new one that
+        `settle` will give it. None where no id can be kept; then the path decides which
+        backups are of this database."""
+        return self.identity() or (self._new_id if self.is_writable else None)
 
     def settle(self) -> None:
-        """Write the proposed id down. If that fails, the backup that has it is one that
-        prune does not touch."""
-        if not self._proposed or self.identity():
+        """Give the file its id. If that fails, prune leaves the backup that has it alone."""
+        if not self.is_writable or self.identity():
             return
+        if known := self._known():
+            log.warning(
+                "%s was copied from %s; backups of the original will not be pruned",
+                *(self.name, known["path"]),
+            )
         try:
             self.make()
-            remove(self._file)  # a copy, or damaged
-            self._write(self._proposed)
+            remove(self._id_file)  # a copy, or damaged
+            with create_private(self._id_file) as file:
+                record = {"id": self._new_id, **self._whereabouts()}
+                file.write(json.dumps(record, indent=2).encode())
+                sync(file)
+            sync_folder(self.folder)
         except (OSError, RepomError) as error:
             log.debug("The id of %s was not kept: %s", self.name, error)
 
-    def _write(self, ident: str) -> None:
-        with create_private(self._file) as file:
-            file.write(json.dumps({"id": ident, **self._whereabouts()}, indent=2).encode())
-            sync(file)
-        sync_folder(self.folder)
-
     @property
-    def _file(self) -> Path:
-        return self.folder / f"{self.stem}.json"
+    def _id_file(self) -> Path:
+        return self.folder / f"{self._stem}.json"
 
     def _known(self) -> dict[str, Any]:
-        """What the file with the id says; nothing when it is missing or damaged."""
-        known = read_json(self._file) if self.is_there else {}
+        """The record of the id; empty when it is missing or damaged."""
+        known = read_json(self._id_file) if self.is_there else {}
         whole = all(isinstance(known.get(key), str) for key in ("id", "path", "machine", "place"))
         return known if whole and re.fullmatch(r"[0-9a-f]{32}", known["id"]) else {}
 
     def _is_from_here(self, known: dict[str, Any]) -> bool:
-        """Whether the folder is the very one in which the id was made, at its path or on
-        its machine.
+        """Whether the id was made in this folder, at its path or on its machine.
 
         A folder keeps its number when it is moved, mounted at another path, or mounted into
-        a container that is made anew with another host name; a copy gets another one, also
-        one that took the place of the original. Numbers of other disks may be the same by
-        chance, so one of the others must agree.
+        a container that is recreated with another host name. A copy gets another number,
+        even when it takes the place of the original. Folders on two disks may have the same
+        number by chance, so path or machine must agree, too.
         """
         here = self._whereabouts()
         near = any(known[key] == here[key] for key in ("path", "machine"))
@@ -275,6 +259,15 @@ class Home:
     def _whereabouts(self) -> dict[str, str]:
         path = os.fsencode(self.path).decode("utf-8", "backslashreplace")
         return {"path": path, "machine": machine(), "place": place(self.folder)}
+
+
+def unwritable(folder: Path, error: OSError) -> CommandFailed:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"The disk of {folder} is full", FREE_SPACE)
+    return CommandFailed(
+        f"Cannot write to {folder}: {error.strerror or error}",
+        "Let this user write to that folder; repom keeps its copies of the database there",
+    )
 
 
 def stem_of(name: str) -> str:
@@ -288,16 +281,15 @@ def stem_of(name: str) -> str:
 
 def matching(folder: Path, pattern: str) -> list[tuple[re.Match[str], Path]]:
     """Plain files of a folder whose whole name matches."""
-    try:
+    paths: list[Path] = []
+    with suppress(OSError):
         paths = [*folder.iterdir()]
-    except OSError:
-        return []
     found = [(re.fullmatch(pattern, path.name), path) for path in paths]
     return [(m, p) for m, p in found if m and p.is_file() and not p.is_symlink()]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small file of repom's own; nothing when it is not one."""
+    """A small file of repom's own; empty when it is not one."""
     try:
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         with os.fdopen(os.open(path, flags), "rb") as file:
@@ -316,8 +308,8 @@ def machine() -> str:
 
 
 def place(folder: Path) -> str:
-    """The number of a folder on its disk. The disk's own number is that of the file system
-    where it has one: the device's may be another one after each start."""
+    """The number of a folder and of its disk: the file system's own number, where it has
+    one, since the device's may change with each start."""
     found = folder.stat()
     disk = os.statvfs(folder).f_fsid if hasattr(os, "statvfs") else found.st_dev
     return f"{disk:x}:{found.st_ino:x}"
@@ -329,7 +321,7 @@ def remove_database(path: Path) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Remove what is no longer needed: the restore is done, so a failure is no failure."""
+    """Remove a file that is no longer needed; a failure does not undo what was done."""
     try:
         remove_database(path)
     except OSError as error:

@@ -46,7 +46,7 @@ def tokens(blocks: list[bytes]) -> list[tuple[str, bytes]] | str:
 
 def passed(blocks: list[bytes], owner: bool) -> bytes | str:
     try:
-        return b"".join(for_psql(blocks, restricts=True, owner=owner))
+        return b"".join(for_psql(blocks, owner=owner))
     except RepomError as error:
         return error.message
 

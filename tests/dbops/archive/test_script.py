@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from repom.dbops.archive.archive import looks_like_sqlite
+from repom.dbops.archive.archive import SQLITE_SCRIPT
 from repom.dbops.archive.script import for_psql
 from repom.errors import Damaged, Refused
 
@@ -110,7 +110,7 @@ def through(
     script: bytes, size: int = 1 << 20, *, owner: bool = True, in_transaction: bool = True
 ) -> bytes:
     blocks = cut(script, size)
-    return b"".join(for_psql(blocks, restricts=True, owner=owner, in_transaction=in_transaction))
+    return b"".join(for_psql(blocks, owner=owner, in_transaction=in_transaction))
 
 
 def statements(script: bytes) -> list[bytes]:
@@ -197,7 +197,7 @@ def test_lines_of_absurd_length_are_passed_on_in_pieces() -> None:
             given += len(block)
             yield block
 
-    for piece in for_psql(blocks(), restricts=True):
+    for piece in for_psql(blocks()):
         kept += len(piece)
         assert given - kept < 3 * LONG
     assert len(line) == kept
@@ -265,7 +265,7 @@ def test_the_line_is_named() -> None:
 def test_nothing_behind_the_refused_line_is_passed_on() -> None:
     passed = []
     with pytest.raises(Refused):
-        for piece in for_psql(cut(b"SELECT 1;\n\\c x\nSELECT 2;\n", 5), restricts=True):
+        for piece in for_psql(cut(b"SELECT 1;\n\\c x\nSELECT 2;\n", 5)):
             passed.append(piece)
 
     assert b"SELECT 2" not in b"".join(passed)
@@ -607,7 +607,7 @@ def test_an_end_that_only_looks_like_one_is_none() -> None:
     ],
 )
 def test_a_dump_of_sqlite_is_told_apart(head: bytes, is_sqlite: bool) -> None:
-    assert is_sqlite == looks_like_sqlite(head)
+    assert is_sqlite == bool(SQLITE_SCRIPT.match(head))
 
 
 @pytest.mark.parametrize("options", [b"", b"DROP DATABASE IF EXISTS shop;\n"], ids=["-C", "-C -c"])
@@ -657,4 +657,4 @@ def test_a_dump_whose_source_breaks_off_is_not_ended() -> None:
         raise Damaged("cut short")
 
     with pytest.raises(Damaged, match="cut short"):
-        list(for_psql(broken(), restricts=True))
+        list(for_psql(broken()))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -19,9 +20,10 @@ import pytest
 
 from repom import dbops
 from repom.dbops.archive.archive import recognise
+from repom.dbops.archive.staging import WorkingFolder
 from repom.dbops.database import Facts
 from repom.dbops.files import create_private
-from repom.dbops.sqlite import copying, home, sqlite
+from repom.dbops.sqlite import copying, home, replacing, sqlite
 from repom.dbops.sqlite.sqlite import Sqlite
 from repom.errors import CommandFailed, Damaged, NotFound, Refused
 from repom.settings import Settings
@@ -409,18 +411,18 @@ def test_an_interrupted_restore_leaves_no_copy_to_undo(tmp_path: Path) -> None:
     change(path, "DELETE FROM artist WHERE id > 10000")
     before, live = content(path), Sqlite(path, "shop.db")
     scratch = live.load(recognise(backup), None)
-    copy_pages = sqlite.copy_pages
+    copy_pages = replacing.copy_pages
 
-    def interrupted(*given: Any, last: Any = None, **how: Any) -> None:
+    def interrupted(*given: Any, before_commit: Any = None, **how: Any) -> None:
         def late() -> None:
-            last()
+            before_commit()
             raise KeyboardInterrupt
 
-        how["last"] = late
+        how["before_commit"] = late
         copy_pages(*given, **how)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite, "copy_pages", interrupted)
+        patch.setattr(replacing, "copy_pages", interrupted)
         with pytest.raises(KeyboardInterrupt):
             live.swap(scratch, keep=1)
     assert () == live.survey().kept
@@ -432,7 +434,7 @@ def test_the_journal_mode_that_counts_is_that_under_the_lock(tmp_path: Path) -> 
     backup = dump(path)
     live = Sqlite(path, "shop.db")
     scratch = live.load(recognise(backup), None)
-    look = sqlite.page_size_of
+    look = replacing.page_size_of
     with writer(path) as run:
 
         def late(looked_at: Path) -> int:
@@ -442,7 +444,7 @@ def test_the_journal_mode_that_counts_is_that_under_the_lock(tmp_path: Path) -> 
             return size
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sqlite, "page_size_of", late)
+            patch.setattr(replacing, "page_size_of", late)
             kept = live.swap(scratch, keep=1)
     assert any("only in the WAL" in line for line in content(Path(str(kept))))
 
@@ -556,6 +558,67 @@ def test_a_folder_in_the_files_place_is_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(NotFound, match=r"shop.db"):
         Sqlite(tmp_path / "shop.db", "shop.db").identify()
+
+
+class Full(io.BytesIO):
+    """A file on a disk that is full; `seen` are the files in a folder at the first write."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.seen = folder, list[str]()
+
+    def write(self, _block: Any) -> int:
+        self.seen = [str(p.relative_to(self.folder)) for p in self.folder.rglob("copy*")]
+        raise OSError(28, "No space left on device")
+
+
+def test_a_working_copy_lies_beside_the_database_and_does_not_stay(tmp_path: Path) -> None:
+    """The file that it dumps to may be any, also one without a name."""
+    path, file = build(tmp_path / "shop.db"), Full(tmp_path)
+    with pytest.raises(OSError, match="No space"):
+        Sqlite(path, "shop.db").dump(file, "sqlite")
+
+    assert [True] == [re.fullmatch(r"\.repom/[^/]+/copy", name) is not None for name in file.seen]
+    assert [] == list(tmp_path.rglob("copy*"))
+
+
+@pytest.mark.parametrize("verb", ["dump", "sweep"])
+def test_a_working_copy_of_a_killed_run_is_swept(tmp_path: Path, verb: str) -> None:
+    path = build(tmp_path / "shop.db")
+    script = (
+        "import os, sys; from pathlib import Path; from repom.dbops.sqlite import sqlite\n"
+        "sqlite.check = lambda *_: os.kill(os.getpid(), 9)\n"
+        "sqlite.Sqlite(Path(sys.argv[1]), 'shop.db').dump(open(sys.argv[2], 'wb'), 'sqlite')"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script, str(path), str(tmp_path / "x")], env=env)
+    assert [path.stat().st_size] == [p.stat().st_size for p in tmp_path.rglob("copy")]
+
+    if verb == "dump":
+        dump(path)
+    else:
+        Sqlite(path, "shop.db").sweep()
+    assert [] == list(tmp_path.rglob("copy*"))
+
+
+def test_a_working_copy_in_use_is_not_swept(tmp_path: Path) -> None:
+    path = build(tmp_path / "shop.db")
+    dump(path)
+    with WorkingFolder(tmp_path / ".repom") as folder:
+        Sqlite(path, "shop.db").sweep()
+        dump(path, tmp_path / "second")
+        assert folder.is_dir()
+
+
+def test_a_database_without_room_for_a_working_copy_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build(tmp_path / "shop.db")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1000))
+    with pytest.raises(Refused, match=r"\.repom has 0\.0 MB free, and the working copy"):
+        dump(path)
+
+    assert [] == list(tmp_path.rglob("copy*"))
 
 
 def test_a_damaged_database_makes_no_backup(tmp_path: Path) -> None:
@@ -689,8 +752,8 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     size = path.stat().st_size
     free = 3 * size - (0 if fits else 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free))
-    monkeypatch.setattr(sqlite, "check_space", lambda _folder: None)
-    expected = nullcontext() if fits else pytest.raises(Refused, match="bytes free")
+    monkeypatch.setattr(sqlite, "check_not_full", lambda _folder: None)
+    expected = nullcontext() if fits else pytest.raises(Refused, match="free, and a restore takes")
     with expected:
         live.discard(live.load(recognise(backup), Facts(size=size)))
 
@@ -732,7 +795,8 @@ def test_what_is_kept_is_on_the_disk_before_the_new_data_are(
         seen.append(kept.name)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(sqlite, "sync_file", failing)
+    monkeypatch.setattr(replacing, "sync_file", failing)
+    monkeypatch.setattr(copying, "sync_file", failing)
     live = Sqlite(path, "shop.db")
     with pytest.raises(OSError, match="Input/output error"):
         live.swap(live.load(recognise(backup), None), keep=1)

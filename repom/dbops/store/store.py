@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from repom.dbops.files import sha256, shown_size, sync
-from repom.errors import CommandFailed, Damaged, NotFound, Refused, SettingsError, advice
+from repom.dbops.files import sha256, sync
+from repom.errors import CommandFailed, Damaged, NotFound, SettingsError, advice
 
 from .backup import Backup, Identity, is_ahead
 from .manifest import guess, load, read, serialized
@@ -47,23 +47,15 @@ class Store:
         """
         return next_name(self.storage.entries(), database, format, label, now)
 
-    def check_space(self, needed: int) -> None:
-        """:raises Refused: the disk has less room than a backup will take, in bytes."""
-        free = self.storage.free()
-        if free is not None and free < needed:
-            raise Refused(
-                f"{self.folder} has {shown_size(free)} free, and a backup takes about"
-                f" {shown_size(needed)}",
-                "Free some space, or set REPOM_BACKUP_DIR to another disk",
-            )
-
-    def writing(self, name: str) -> AbstractContextManager[BinaryIO]:
+    def writing(self, name: str, needed: int = 0) -> AbstractContextManager[BinaryIO]:
         """A private file, which `publish` turns into the backup `name`; without, nothing
         is left of it.
 
+        :param needed: bytes that it will take about.
+        :raises Refused: fewer are free.
         :raises CommandFailed: the folder cannot be written to, or the disk is full.
         """
-        return self.storage.draft(name)
+        return self.storage.draft(name, needed)
 
     def publish(self, file: BinaryIO, backup: Backup) -> Backup:
         """Give the whole, checked file its name, with a manifest; both survive a power cut

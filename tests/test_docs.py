@@ -8,15 +8,14 @@ import pytest
 from invoke import Task
 
 from repom import __version__, dbops
-from repom.settings.sources import OPTIONS
+from repom.settings.sources import KEYS
 from repom.tasks import ns
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 TASKS: dict[str, Task] = {name: ns[name] for name in ns.task_names}  # type: ignore[type-arg]
-VARIABLES = [f"REPOM_{key.upper()}" for key in OPTIONS]
-VARIABLES += ["DATABASE_URL", "REPOM_DATABASE_URL"]
+VARIABLES = [f"REPOM_{key.upper()}" for key in KEYS] + ["DATABASE_URL"]
 VARIABLES += [f"POSTGRES_{name}" for name in ("USER", "PASSWORD", "DB", "HOST", "PORT")]
 CONTRACT = [
     "db.backup",

@@ -4,12 +4,13 @@ Messages for people go to the logger ``repom``.
 """
 
 from repom.dbops.backup import backup
-from repom.dbops.restore import Restored, restore
+from repom.dbops.restore import restore
 from repom.dbops.store.backup import Backup
 from repom.dbops.store.retention import Pruned
 from repom.dbops.undo import undo
 from repom.dbops.upkeep import list_backups, pin, prune
 from repom.dbops.verify import Verified, verify
+from repom.dbops.work import Restored
 
 __all__ = [
     "Backup",

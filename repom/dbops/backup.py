@@ -14,7 +14,7 @@ from repom.dbops.store.backup import Backup, Origin
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, RepomError
 from repom.runners.host import HostRunner
-from repom.settings import Settings
+from repom.settings import Settings, Source
 
 from . import work
 from .database import Database
@@ -25,7 +25,7 @@ log = logging.getLogger("repom")
 
 
 def backup(
-    settings: Settings | None = None,
+    settings: Source = None,
     *,
     label: str | None = None,
     format: str | None = None,
@@ -37,7 +37,7 @@ def backup(
     :returns: the backup; in a dry run one that was not written, with size 0.
     :raises RepomError: nothing was written, and nothing was deleted.
     """
-    settings = (settings or Settings.load()).having(format=format, via=via, keep=keep)
+    settings = Settings.of(settings).having(format=format, via=via, keep=keep)
     names.check_label(label)
     started = time.monotonic()
     database, target = open_database(settings, "pg_dump"), Store(settings.backup_dir)

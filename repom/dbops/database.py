@@ -90,7 +90,8 @@ class Database(Protocol):
         """Ask the database for its facts; raises `Unreachable` or `NotFound`."""
 
     def survey(self) -> Survey:
-        """What a restore would find; comes before `load`, `swap` and `sweep`."""
+        """What a restore would find. `load`, `swap` and `sweep` take what was found under
+        the lock."""
 
     def dump(self, file: BinaryIO, format: str) -> None:
         """Write all of it to `file`, which holds a whole backup when this returns."""
@@ -100,6 +101,7 @@ class Database(Protocol):
 
     def load(
         self,
+        found: Survey,
         archive: Archive,
         facts: Facts | None,
         *,
@@ -116,7 +118,7 @@ class Database(Protocol):
     def rows(self, scratch: str) -> dict[str, int]:
         """Rows of each table of a scratch database."""
 
-    def swap(self, scratch: str, *, keep: int) -> str | None:
+    def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
         """Give `scratch` the database's name at once.
 
         :param keep: how many replaced databases stay, this one included.
@@ -126,7 +128,7 @@ class Database(Protocol):
     def discard(self, scratch: str) -> None:
         """Remove a scratch database or a kept one. Never raises for one that is gone."""
 
-    def sweep(self) -> None:
+    def sweep(self, found: Survey) -> None:
         """Remove what killed runs left behind."""
 
     @property
@@ -143,6 +145,9 @@ class Database(Protocol):
 
     def abort(self, session: str | None = None) -> None:
         """End what this run, or the one of `session`, still has going on in the server."""
+
+    def close(self) -> None:
+        """End what is kept open for questions; the next question opens it again."""
 
     def shell(self) -> int:
         """A shell on this terminal; returns its exit status."""

@@ -11,14 +11,13 @@ from pathlib import Path
 from repom.dbops.archive.archive import Archive
 from repom.dbops.postgres.postgres import Postgres
 from repom.dbops.store.backup import Backup
-from repom.dbops.store.store import Store
 from repom.errors import Refused, SettingsError
-from repom.settings import Settings
+from repom.settings import Settings, Source
 from repom.settings.values import expanded
 
 from . import work
-from .database import Database, Facts, Kept, Survey
-from .work import identity, open_database, since
+from .database import Database, Kept, Survey
+from .work import Restored, open_database, since
 
 log = logging.getLogger("repom")
 
@@ -72,25 +71,9 @@ class Plan:
         return self.survey.kept[max(0, self.settings.undo_keep - 1) :]
 
 
-@dataclass(frozen=True)
-class Restored:
-    """What a restore or an undo did.
-
-    :param database: the database that now holds the backup.
-    :param backup: the backup's name, or for an undo where the old database was kept.
-    :param replaced: where what it replaced is kept; nothing when there was nothing.
-    :param duration_s: seconds.
-    """
-
-    database: str
-    backup: str
-    replaced: str | None
-    duration_s: float
-
-
 def restore(
     backup: str | Path | Backup,
-    settings: Settings | None = None,
+    settings: Source = None,
     *,
     into: str | None = None,
     in_place: bool = False,
@@ -110,7 +93,7 @@ def restore(
     :param remote: allow a database on another machine.
     :raises RepomError: the database holds what it held before.
     """
-    settings = (settings or Settings.load()).having(jobs=jobs, via=via)
+    settings = Settings.of(settings).having(jobs=jobs, via=via)
     how = {"in_place": in_place, "owner": owner, "remote": remote}
     return carry_out(plan_restore(backup, settings, into=into, **how))
 
@@ -130,13 +113,13 @@ def plan_restore(
     :raises Damaged: it is not what was written.
     :raises Refused: it belongs to another kind of database, or the wrong server answers.
     """
-    source = find(settings, backup)
+    source = work.find_backup(settings, backup)
     in_place = in_place and settings.backend != "sqlite"  # there it is no other way
     archive = work.examined(source)
     _refuse_other_backend(archive, settings)
     configured = settings
     if into is not None:
-        settings = replace(settings, database=_into(settings, into))
+        settings = settings.with_database(_into(settings, into))
     database = open_database(settings, "pg_restore" if archive.is_archive else "psql")
     engine = work.engine_of(settings, database, remote)
     survey = database.survey()
@@ -144,17 +127,6 @@ def plan_restore(
     work.check_server(configured, database, survey.system_identifier, "--via host")
     how = (owner, in_place, engine)
     return Plan(settings, configured, database, source, archive, survey, *how)
-
-
-def find(settings: Settings, backup: str | Path | Backup) -> Backup:
-    """A backup by name, label, beginning or path.
-
-    :raises NotFound: there is none.
-    :raises SettingsError: it is empty, or may mean several.
-    """
-    if isinstance(backup, Backup):
-        return backup
-    return Store(settings.backup_dir).find(str(backup), identity(settings))
 
 
 def _refuse_target(database: Database, survey: Survey, into: str | None, in_place: bool) -> None:
@@ -202,7 +174,7 @@ def carry_out(plan: Plan) -> Restored:
         log.info("Creating database %s", database.name)
     with work.on(settings, database, "restore", *others, replaces=True):
         plan = _confirmed(plan)
-        database.sweep()
+        database.sweep(plan.survey)
         replaced = _replace(plan)
     # What was no database, and was only put aside, pushes nothing out.
     gone = plan.to_delete if not settings.dry and (replaced or not settings.undo_keep) else ()
@@ -226,27 +198,19 @@ def _confirmed(plan: Plan) -> Plan:
 
 
 def _replace(plan: Plan) -> str | None:
-    database, facts = plan.database, proven_facts(plan.backup)
+    database, facts = plan.database, work.proven_facts(plan.backup)
     if plan.in_place and isinstance(database, Postgres):
         # Nothing protects the database from what a script does to its own transaction,
         # and a manifest beside a file from elsewhere may be forged.
-        vouched = work.is_in(plan.configured.backup_dir, plan.backup)
-        database.load_in_place(plan.archive, facts if vouched else None, owner=plan.owner)
+        is_ours = work.is_in(plan.configured.backup_dir, plan.backup)
+        trusted = is_ours and facts is not None
+        database.load_in_place(plan.archive, facts, owner=plan.owner, trusted=trusted)
         return None
-    scratch = database.load(plan.archive, facts, owner=plan.owner)
+    scratch = database.load(plan.survey, plan.archive, facts, owner=plan.owner)
     if plan.settings.dry:
         return None
-    return _swapped(database, scratch, plan.settings.undo_keep)
-
-
-def proven_facts(backup: Backup) -> Facts | None:
-    """What the manifest says of the database, when there is a good one."""
-    return backup.facts if backup.is_verified else None
-
-
-def _swapped(database: Database, scratch: str, keep: int) -> str | None:
     try:
-        return database.swap(scratch, keep=keep)
+        return database.swap(plan.survey, scratch, keep=plan.settings.undo_keep)
     except BaseException:
         database.abort()
         database.discard(scratch)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 from repom.errors import NotFound
-from repom.settings import Settings
+from repom.settings import Settings, Source
 
 from . import work
 from .database import Database, Kept, Survey
-from .restore import Restored
-from .work import open_database, since
+from .work import Restored, open_database, since
 
 log = logging.getLogger("repom")
 
@@ -33,14 +33,14 @@ class Undo:
     engine: str = ""
 
 
-def undo(settings: Settings | None = None, *, remote: bool = False) -> Restored:
+def undo(settings: Source = None, *, remote: bool = False) -> Restored:
     """Put back what the last restore replaced, and keep what it had put in its place.
 
     :param remote: allow a database on another machine.
     :raises NotFound: there is nothing to put back.
     :raises Refused: it is on another machine, and that was not meant.
     """
-    return carry_out_undo(plan_undo(settings or Settings.load(), remote=remote))
+    return carry_out_undo(plan_undo(Settings.of(settings), remote=remote))
 
 
 def plan_undo(settings: Settings, *, remote: bool = False) -> Undo:
@@ -67,7 +67,7 @@ def carry_out_undo(plan: Undo) -> Restored:
         survey = database.survey()
         work.check_server(plan.settings, database, survey.system_identifier)
         work.check_same(database.name, plan.survey, survey)
-        replaced = database.swap(kept.name, keep=max(1, plan.settings.undo_keep))
+        replaced = database.swap(survey, kept.name, keep=max(1, plan.settings.undo_keep))
     return Restored(database.name, kept.name, replaced, since(started))
 
 
@@ -76,4 +76,5 @@ def undoable(settings: Settings) -> tuple[Kept, ...]:
 
     :raises RepomError: the database cannot be asked.
     """
-    return open_database(settings, "psql").survey().kept
+    with closing(open_database(settings, "psql")) as database:
+        return database.survey().kept

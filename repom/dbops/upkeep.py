@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from repom.dbops.store.lock import locked
 from repom.dbops.store.retention import Pruned
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, NotFound, Refused, Unreachable
-from repom.settings import Settings
+from repom.settings import Settings, Source
 from repom.settings.values import whole_number
 
 from . import work
 from .store import manifest, retention
-from .work import identity, open_database
+from .work import find_backup, identity, open_database
 
 log = logging.getLogger("repom")
 
@@ -28,27 +28,14 @@ def shell(settings: Settings) -> int:
     return open_database(settings, "psql").shell()
 
 
-def list_backups(settings: Settings | None = None) -> list[Backup]:
+def list_backups(settings: Source = None) -> list[Backup]:
     """The backups in the store, of every database, newest first."""
-    settings = settings or Settings.load()
+    settings = Settings.of(settings)
     return Store(settings.backup_dir).backups()
 
 
-def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -> Backup:
-    """A backup by name, label, beginning or path; without, the newest verified one of the
-    database.
-
-    :raises NotFound: there is none.
-    """
-    target, which = Store(settings.backup_dir), identity(settings)
-    if backup is not None:
-        return target.find(backup, which)
-    system = lambda: work.system_of(replace(settings, dry=False))  # noqa: E731
-    return target.latest(which, settings.project, system)
-
-
 def prune(
-    settings: Settings | None = None,
+    settings: Source = None,
     *,
     keep: int | None = None,
     days: int | None = None,
@@ -65,7 +52,7 @@ def prune(
     :raises Refused: others would be deleted than were confirmed, or a fallback reached
         another server.
     """
-    settings = (settings or Settings.load()).having(keep=keep)
+    settings = Settings.of(settings).having(keep=keep)
     days = whole_number("--days", days)
     target, folder = Store(settings.backup_dir), settings.backup_dir
     system = _known_system(settings)
@@ -106,8 +93,8 @@ def _known_system(settings: Settings) -> str | None:
     if settings.backend == "sqlite":
         return work.system_of(settings)
     try:
-        database = open_database(settings, "psql")
-        system = database.survey().system_identifier
+        with closing(open_database(settings, "psql")) as database:
+            system = database.survey().system_identifier
     except (Unreachable, CommandFailed, NotFound) as error:
         log.info("Could not ask the server which one it is: %s", error.message)
         return None
@@ -115,15 +102,13 @@ def _known_system(settings: Settings) -> str | None:
     return system
 
 
-def pin(
-    backup: str | Path | Backup, settings: Settings | None = None, *, off: bool = False
-) -> Backup:
+def pin(backup: str | Path | Backup, settings: Source = None, *, off: bool = False) -> Backup:
     """Keep a backup whatever prune says, or no longer.
 
     :raises NotFound: there is no such backup.
     :raises Refused: it has no manifest.
     """
-    settings = settings or Settings.load()
+    settings = Settings.of(settings)
     source = find_backup(settings, backup)
     if not source.is_verified:
         raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,13 +14,12 @@ from repom.dbops.store.lock import locked
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import Damaged, Refused, Unreachable
-from repom.settings import Settings
+from repom.settings import Settings, Source
+from repom.settings.address import Address
 
 from . import work
-from .restore import proven_facts
 from .store import manifest
-from .upkeep import find_backup
-from .work import open_database, since
+from .work import find_backup, open_database, proven_facts, since
 
 log = logging.getLogger("repom")
 
@@ -43,7 +43,7 @@ class Verified:
 
 def verify(
     backup: str | Path | Backup | None = None,
-    settings: Settings | None = None,
+    settings: Source = None,
     *,
     drill: bool = False,
 ) -> Verified:
@@ -55,7 +55,7 @@ def verify(
 
     :param backup: a name, a path or a `Backup`; without, the newest proven one.
     """
-    settings = settings or Settings.load()
+    settings = Settings.of(settings)
     source = find_backup(settings, backup)
     started = time.monotonic()
     try:
@@ -87,7 +87,8 @@ def _read(settings: Settings, archive: Archive) -> bool:
     """Whether the archive could be read; the checksum can be checked without a server."""
     try:
         tool = "pg_restore" if archive.is_archive else "psql"
-        open_database(_for_backend(settings, archive), tool).read(archive)
+        with closing(open_database(_for_backend(settings, archive), tool)) as database:
+            database.read(archive)
         return True
     except (Unreachable, Refused) as error:
         log.warning("The archive was not read to its end: %s", error.message)
@@ -97,7 +98,7 @@ def _read(settings: Settings, archive: Archive) -> bool:
 def _for_backend(settings: Settings, archive: Archive) -> Settings:
     """A backup of SQLite is read by SQLite, whatever the project's database is."""
     if archive.backend == "sqlite" and settings.backend != "sqlite":
-        return replace(settings, backend="sqlite", database="unused.sqlite3")
+        return replace(settings, address=Address(), sqlite="unused.sqlite3")
     if archive.backend != settings.backend:
         raise Refused(
             f"{archive.path.name} is a backup of PostgreSQL, and the database is SQLite",
@@ -110,10 +111,10 @@ def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, in
     database = open_database(_for_backend(settings, archive), "pg_restore")
     work.check_server(settings, database, database.survey().system_identifier)
     with work.on(settings, database, "drill"):
-        database.survey()
+        found = database.survey()
         archive.check_unchanged()
         facts = proven_facts(source)
-        scratch = database.load(archive, facts, owner=False, replacing=False)
+        scratch = database.load(found, archive, facts, owner=False, replacing=False)
         try:
             return database.rows(scratch)
         finally:

@@ -1,35 +1,36 @@
-"""Deciding between the container and the host."""
+"""Docker or host: deciding where the client programs run."""
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
+from dataclasses import dataclass
 
-from repom.errors import RepomError, SettingsError, Unreachable
-from repom.settings.address import Address
+from repom.errors import RepomError, SettingsError, Unreachable, advice
+from repom.settings import Settings
+from repom.settings.address import PORT, Address
 
-from .discover import PORT, Container, check_owner, find
-from .engine import is_near
-from .exec import DockerRunner
+from .discover import Container, check_owner
+from .exec import ExecRunner
 from .host import HostRunner
+from .runner import Runner
 
-log = logging.getLogger("repom")
+
+@dataclass(frozen=True)
+class Choice:
+    """Where the client programs run.
+
+    :param reason: a line that says so; empty when there was nothing to decide.
+    :param fallback: why the container is not used although the settings ask for it.
+    :param warnings: what else the user should know about the decision.
+    """
+
+    runner: Runner
+    reason: str = ""
+    fallback: str = ""
+    warnings: tuple[str, ...] = ()
 
 
-def choose(
-    *,
-    via: str,
-    docker: str,
-    name: str,
-    service: str | None,
-    project: Path,
-    host: str | None,
-    port: int | None,
-    tool: str,
-    echo: bool = False,
-    dry: bool = False,
-) -> HostRunner:
-    """Decide where the client programs run: DESIGN, section 2, "Which server".
+def choose(settings: Settings, found: Container | None) -> Choice:
+    """Decide between the container and the host.
 
     | the configured server is           | `auto`                 | `docker`        |
     |------------------------------------|------------------------|-----------------|
@@ -38,48 +39,43 @@ def choose(
     | on a port that is not its port     | host                   | `SettingsError` |
     | the running container              | container              | container       |
 
-    :param host: the configured host; ``None`` when there is none, then the container is meant.
-    :param tool: the program that is about to run, for the messages.
-    """
-    on_host, address = HostRunner(echo=echo, dry=dry), Address(host, port)
-    if via == "host":
-        return on_host
-    near = is_near(address, name, service)
-    found = find(docker, name, service, project) if near else None
-    obstacle = _obstacle(found, project, address)
-    if found and not obstacle:
-        log.info("Using Docker container: %s", found.name)
-        return DockerRunner(docker, found.id, found.name, echo=echo, dry=dry)
-    if obstacle and via == "docker":
-        raise obstacle
-    if found and found.note:
-        log.warning("%s", found.note)
-    if isinstance(obstacle, Unreachable):
-        on_host.fallback = obstacle.message
-        log.warning("%s, using host %s", obstacle.message, tool)
-    if found:
-        _say_port(found, address, tool)
-    return on_host
-
-
-def _obstacle(found: Container | None, project: Path, address: Address) -> RepomError | None:
-    """Why the programs cannot run in the container; nothing when they can.
-
-    :param found: ``None`` when the server is on another machine.
+    :param found: the container that the settings name; ``None`` when the configured
+        server is on another machine, or with `via=host`.
+    :raises RepomError: with `via=docker`, when the container cannot be used.
     :raises Refused: the container belongs to another project.
     """
+    on_host = HostRunner(echo=settings.echo, dry=settings.dry)
+    if settings.via == "host":
+        return Choice(on_host)
+    address = settings.address
+    obstacle = _obstacle(settings, address, found)
+    if found and not obstacle:
+        runner = ExecRunner(
+            settings.docker, found.id, found.name, echo=settings.echo, dry=settings.dry
+        )
+        return Choice(runner, f"Using Docker container: {found.name}")
+    if obstacle and settings.via == "docker":
+        raise obstacle
+    fallback = obstacle.message if isinstance(obstacle, Unreachable) else ""
+    warnings = [found.note, _other_port(found, address)] if found else []
+    return Choice(on_host, "", fallback, tuple(filter(None, warnings)))
+
+
+def _obstacle(settings: Settings, address: Address, found: Container | None) -> RepomError | None:
+    """Why the programs cannot run in the container; nothing when they can."""
     if found is None:
         return SettingsError(
             f"REPOM_VIA is docker, but the database is on host {address.host}",
             "Unset one of the two: docker exec reaches only the server inside the container",
         )
-    check_owner(found, project, moved=True)
+    check_owner(found, settings.project, moved=True)
     if not found.running:
         return Unreachable(
             f"Container {found.name} is not running ({found.state})",
-            "Start it with: invoke postgres.start",
+            advice("Run: {}", "postgres.start"),
         )
-    if _is_another(found, address):
+    # A port of this machine that the container does not publish is another server's.
+    if address.is_loopback and address.port is not None and not found.publishes(address):
         where = f"port {address.port} on {address.host}"
         return SettingsError(
             f"REPOM_VIA is docker, but container {found.name} does not publish {where}",
@@ -88,21 +84,16 @@ def _obstacle(found: Container | None, project: Path, address: Address) -> Repom
     return None
 
 
-def _is_another(container: Container, address: Address) -> bool:
-    """Whether host and port name a server on this machine that is not the container."""
-    named = address.is_loopback and address.port is not None
-    return named and not container.publishes(address)
-
-
-def _say_port(container: Container, address: Address, tool: str) -> None:
-    """A refused connection to one port does not tell that the container has another."""
+def _other_port(found: Container, address: Address) -> str:
+    """That the container has another port: a refused connection does not say so."""
     wanted = Address(address.host or "localhost", address.port or PORT)
-    if wanted.is_loopback and container.port and not container.publishes(wanted):
-        ip = container.bindings[0][0]
-        log.warning(
-            "Container %s publishes port %s%s, and host %s uses port %s;"
-            " to use the container, set POSTGRES_PORT to %s%s",
-            *(container.name, container.port, "" if wanted.reaches(ip) else f" on {ip}"),
-            *(tool, wanted.port, container.port),
-            "" if wanted.reaches(ip) else f" and POSTGRES_HOST to {ip}",
-        )
+    if not (wanted.is_loopback and found.port) or found.publishes(wanted):
+        return ""
+    ip = found.bindings[0][0]
+    where, setting = (
+        ("", "") if wanted.reaches(ip) else (f" on {ip}", f" and POSTGRES_HOST to {ip}")
+    )
+    return (
+        f"Container {found.name} publishes port {found.port}{where}, but the settings say port"
+        f" {wanted.port}; to use the container, set POSTGRES_PORT to {found.port}{setting}"
+    )

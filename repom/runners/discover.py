@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repom.errors import Refused, SettingsError
-from repom.settings.address import Address
+from repom.settings.address import PORT, Address
 
-from .engine import EngineSilent, ask, compose_argv, inspect, part, texts
+from .engine import Engine, EngineSilent, Trouble, compose_argv, part, text, texts, variables
 
 #: Label with the project folder on every container that `postgres.start` makes.
 PROJECT_LABEL = "repom.project"
 COMPOSE = "com.docker.compose."
-PORT = 5432  # PostgreSQL's
+DATA = "/var/lib/postgresql/data"
 #: An address and a port of this host that lead to PostgreSQL in a container.
 Binding = tuple[str, int]
 
@@ -28,10 +27,15 @@ class Container:
     """What the engine says of a container.
 
     :param state: Docker's word for its state (``running``, ``exited``, ``paused`` …), or,
-        when there is none to ask about, the reason: ``absent``, ``docker is not installed`` …
+        without a container, why: ``absent``, ``docker is not installed`` …
+    :param id: empty without a container.
     :param bindings: what leads to PostgreSQL in it, or will when it runs; an empty address
         is any.
-    :param note: why another one is not it, for people.
+    :param note: why a similar container is not this one, for people.
+    :param trouble: why there is no container to speak of.
+    :param mounts: its folders that lie in a volume or in a folder of the host, which is
+        the value.
+    :param environment: may hold a password.
     """
 
     name: str
@@ -40,6 +44,11 @@ class Container:
     bindings: tuple[Binding, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     note: str = field(default="", compare=False)
+    trouble: Trouble | None = field(default=None, compare=False)
+    image: str = ""
+    hostname: str = ""
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def running(self) -> bool:
@@ -50,44 +59,84 @@ class Container:
         """A port of this host that leads to PostgreSQL in it."""
         return self.bindings[0][1] if self.bindings else None
 
+    @property
+    def data(self) -> str:
+        """The volume's name, or the folder of this host, with its data; empty when they
+        are in the container itself."""
+        return self.mounts.get(data_mount(self.environment, self.mounts), "")
+
+    @property
+    def compose_project(self) -> str:
+        return self.labels.get(f"{COMPOSE}project", "")
+
+    @property
+    def compose_folder(self) -> str:
+        """The folder of the Compose project that it belongs to; empty for none."""
+        return self.labels.get(f"{COMPOSE}project.working_dir", "")
+
     def publishes(self, address: Address) -> bool:
         """Whether host and port lead to PostgreSQL in it, and not to another server that
         has the same port of another address."""
         return any(address.port == port and address.reaches(ip) for ip, port in self.bindings)
 
 
+def data_mount(environment: Mapping[str, str], mounts: Iterable[str]) -> str:
+    """Which of these folders in a container holds the data; empty when none does."""
+    data = PurePosixPath(environment.get("PGDATA") or DATA)
+    return max((each for each in mounts if data.is_relative_to(each)), key=len, default="")
+
+
 def find(docker: str, name: str, service: str | None, project: Path) -> Container:
     """Ask the engine about the container of exactly this name, or about the one that is
-    this Compose service of the project folder. What is missing is a state, no error.
+    this Compose service of the project folder. A missing one is a state, not an error.
 
     :raises SettingsError: several containers are the service, or the Compose file has
         no such service.
     """
-    shown = f"of the Compose service {service}" if service else name
+    engine = Engine(docker)
     try:
         if service:
-            return _of_service(docker, service, shown, project)
+            return _of_service(engine, service, project)
         # An engine also takes the beginning of an id for a name.
-        named = [c for c in inspect(docker, "container", [name], _parse) if c.name == name]
-        return named[0] if named else Container(name, "absent")
+        named = [c for c in engine.inspect("container", [name], _parse) if c.name == name]
+        return named[0] if named else Container(name, "absent", trouble=Trouble.ABSENT)
     except EngineSilent as silent:
-        return Container(shown, silent.reason)
+        return Container(_shown(service) or name, silent.reason, trouble=silent.trouble)
+
+
+def _shown(service: str | None) -> str:
+    return f"of the Compose service {service}" if service else ""
 
 
 def _parse(item: Mapping[str, Any]) -> Container:
-    name, state, id = item["Name"], item["State"]["Status"], item["Id"]
-    texts({"name": name, "state": state, "id": id})
-    labels = item["Config"]["Labels"]
-    return Container(name.lstrip("/"), state, id, bindings(item), labels)
+    config, mounts = part(item.get("Config")), [part(m) for m in item.get("Mounts") or ()]
+    environment = variables(config)
+    return Container(
+        text(item["Name"]).lstrip("/"),
+        text(part(item["State"])["Status"]),
+        text(item["Id"]),
+        _bindings(item, environment.get("PGPORT", "")),
+        texts(config.get("Labels")),
+        image=text(config.get("Image") or ""),
+        hostname=text(config.get("Hostname") or ""),
+        mounts={
+            text(m["Destination"]): str(m.get("Name") or m.get("Source") or "") for m in mounts
+        },
+        environment=environment,
+    )
 
 
-def bindings(item: Mapping[str, Any]) -> tuple[Binding, ...]:
-    """Addresses and ports of this host that lead to PostgreSQL in an inspected container."""
-    inner = _inner_port(item["Config"]["Env"])
-    if item["HostConfig"].get("NetworkMode") == "host":
+def _bindings(item: Mapping[str, Any], told: str) -> tuple[Binding, ...]:
+    """Addresses and ports of this host that lead to PostgreSQL in an inspected container.
+
+    :param told: the port that the image's server is told to listen on, if any.
+    """
+    inner = int(told) if re.fullmatch("[0-9]{1,5}", told) else PORT
+    host, network = part(item.get("HostConfig")), part(item.get("NetworkSettings"))
+    if host.get("NetworkMode") == "host":
         return (("", inner),)
     # The second is what was asked for, and all there is of a stopped container.
-    for ports in (item["NetworkSettings"].get("Ports"), item["HostConfig"].get("PortBindings")):
+    for ports in (network.get("Ports"), host.get("PortBindings")):
         made = [part(each) for each in part(ports).get(f"{inner}/tcp") or ()]
         known = [(str(b.get("HostIp") or ""), int(b.get("HostPort") or 0)) for b in made]
         if found := tuple(b for b in known if b[1]):  # 0: any that is free
@@ -95,94 +144,93 @@ def bindings(item: Mapping[str, Any]) -> tuple[Binding, ...]:
     return ()
 
 
-def _inner_port(environment: Sequence[str]) -> int:
-    """The port that the server listens on inside; its image may be told another one."""
-    told = [each.partition("=")[2] for each in environment if each.startswith("PGPORT=")]
-    return int(told[-1]) if told and re.fullmatch("[0-9]{1,5}", told[-1]) else PORT
+# -- Compose ------------------------------------------------------------------------------
 
 
-def _of_service(docker: str, service: str, shown: str, project: Path) -> Container:
+@dataclass(frozen=True)
+class Compose:
+    """A project as Compose reads its file.
+
+    :param services: of each service the environment that the file gives it.
+    """
+
+    name: str
+    services: Mapping[str, Mapping[str, str]]
+
+
+def read_compose(engine: Engine, project: Path, *flags: str) -> Compose:
+    """What Compose says of a project folder.
+
+    :raises EngineSilent: there is no Compose, or no file that it can read.
+    """
+
+    def parse(said: Any) -> Compose:
+        services = part(part(said).get("services"))
+        return Compose(text(said["name"]), {name: given(part(s)) for name, s in services.items()})
+
+    def given(service: Mapping[str, Any]) -> dict[str, str]:
+        values = part(service.get("environment")).items()
+        return {name: "" if value is None else str(value) for name, value in values}
+
+    return engine.read(parse, *compose_argv(project, *flags, "config", "--format", "json"))
+
+
+def _of_service(engine: Engine, service: str, project: Path) -> Container:
     label = f"label={COMPOSE}service={service}"
-    ids = ask(docker, ["ps", "-aq", "--no-trunc", "--filter", label]).split()
-    made = inspect(docker, "container", ids, _parse) if ids else []
-    compose = _compose(docker, project)
+    ids = engine.ask("ps", "-aq", "--no-trunc", "--filter", label).split()
+    made = engine.inspect("container", ids, _parse) if ids else []
     here = [c for c in made if is_composed(c, project)]
-    named = [c for c in here if compose is None or _name(c) == compose.name]
+    try:
+        # Services of profiles that are not active count, since `up` starts them by name.
+        compose = read_compose(engine, project, "--profile", "*")
+    except EngineSilent:
+        compose = None
+    # Two Compose projects may share a folder (`-p`); only Compose knows its own name here.
+    named = [c for c in here if compose is None or c.compose_project == compose.name]
     chosen = [c for c in named if c.running] or named
-    if len(chosen) > 1 or len({_name(c) for c in named}) > 1:
+    if len(chosen) > 1 or len({c.compose_project for c in named}) > 1:
         names = ", ".join(sorted(c.name for c in named))
         raise SettingsError(
             f"Several containers are the Compose service {service}: {names}",
             "Set REPOM_CONTAINER to one of them and unset REPOM_COMPOSE_SERVICE",
         )
-    if not chosen:
-        _check_service(compose, service)
-        return Container(shown, "absent", note=_elsewhere(service, here, made))
-    return chosen[0]
-
-
-def _name(found: Container) -> str:
-    return found.labels.get(f"{COMPOSE}project", "")
-
-
-@dataclass(frozen=True)
-class _Compose:
-    """What Compose says of a project folder: the project's name and its services."""
-
-    name: str
-    services: frozenset[str]
-
-
-def _compose(docker: str, project: Path) -> _Compose | None:
-    """Two Compose projects may have one folder (``-p``); only Compose knows which it means.
-    Nothing when there is no Compose, or no file that it can read: `up` will say so."""
-    # Services of profiles that are not active count, since `up` starts them by name.
-    question = compose_argv(project, "--profile", "*", "config", "--format", "json")
-    try:
-        said = part(json.loads(ask(docker, question)))
-        name = texts({"name": said["name"]})["name"]
-        return _Compose(name, frozenset(part(said.get("services"))))
-    except (EngineSilent, ValueError, TypeError, KeyError, RecursionError):
-        return None
-
-
-def _check_service(compose: _Compose | None, service: str) -> None:
-    """A misspelt service must not pass for one that has no container yet.
-
-    :raises SettingsError: the Compose file has others, and not this one.
-    """
+    if chosen:
+        return chosen[0]
+    # A misspelt service must not pass for one that has no container yet.
     if compose and compose.services and service not in compose.services:
         raise SettingsError(
             f"REPOM_COMPOSE_SERVICE is {service!r}, and the Compose file has no such service",
             f"Set it to one of: {', '.join(sorted(compose.services))}",
         )
+    note = _elsewhere(service, here, made)
+    return Container(_shown(service), "absent", note=note, trouble=Trouble.ABSENT)
 
 
 def _elsewhere(service: str, here: Sequence[Container], made: Sequence[Container]) -> str:
-    """That a container is nearly the one, since its project was started in another way."""
+    """What tells a user of a container of another Compose project that could be it."""
     if here:
         return (
-            f"Container {here[0].name} belongs to the Compose project {_name(here[0])}, and Compose"
-            f" uses another name here; to use it, set REPOM_CONTAINER to {here[0].name}"
+            f"Container {here[0].name} belongs to the Compose project {here[0].compose_project},"
+            " and Compose uses another name here; to use it, set REPOM_CONTAINER to"
+            f" {here[0].name}"
         )
     if len(made) == 1:
         return (
             f"Container {made[0].name} is the service {service} of the Compose project in"
-            f" {shown_folder(_folder(made[0]))}; to use it, set REPOM_CONTAINER to {made[0].name}"
+            f" {shown_folder(made[0].compose_folder)}; to use it, set REPOM_CONTAINER to"
+            f" {made[0].name}"
         )
     return ""
 
 
-def _folder(found: Container) -> str:
-    """The folder of the Compose project that a container is of; empty when it is of none."""
-    return found.labels.get(f"{COMPOSE}project.working_dir", "")
+# -- whose it is --------------------------------------------------------------------------
 
 
 def is_composed(found: Container, project: Path) -> bool:
     """Whether Compose made it for exactly this folder, and not as a one-off of `compose
     run`. A folder inside of it with a Compose file is another project."""
     oneoff = found.labels.get(f"{COMPOSE}oneoff", "False").lower() == "true"
-    return not oneoff and is_same(_folder(found), project)
+    return not oneoff and is_same(found.compose_folder, project)
 
 
 def is_same(folder: str, project: Path) -> bool:
@@ -197,8 +245,8 @@ def is_same(folder: str, project: Path) -> bool:
 
 
 def is_there(folder: str) -> bool:
-    """Whether the folder that a label names exists; one that this user may not look into,
-    such as in a neighbour's home, does."""
+    """Whether the folder that a label names exists. One in a neighbour's home, which this
+    user may not look into, counts."""
     try:
         return Path(folder).exists()
     except OSError:
@@ -206,7 +254,7 @@ def is_there(folder: str) -> bool:
 
 
 def shown_folder(folder: str) -> str:
-    """A folder that a label names: anybody can write one, with anything in it."""
+    """A folder that a label names, without control characters: labels come from others."""
     return folder if folder.isprintable() else repr(folder)
 
 
@@ -226,13 +274,13 @@ def is_ours(found: Container, project: Path) -> bool:
 
 
 def check_ours(found: Container, project: Path) -> None:
-    """That it may be stopped and removed here: nobody else has made it for himself. To use
-    a neighbour's database is a setting away; to end it is his.
+    """Check that it may be stopped and removed from this project folder. A neighbour's
+    container may be used, once a setting names it, but only the neighbour ends it.
 
     :raises Refused: the container was made for another project.
     """
     check_owner(found, project)
-    folder = _folder(found)
+    folder = found.compose_folder
     if folder and not is_same(folder, project) and not is_labelled(found.labels, project):
         raise Refused(
             f"Container {found.name} belongs to the Compose project in {shown_folder(folder)}",
@@ -241,9 +289,9 @@ def check_ours(found: Container, project: Path) -> None:
 
 
 def check_owner(found: Container, project: Path, *, moved: bool = False) -> None:
-    """All projects share a default name, so a label says whose container it is.
+    """Check the label that says whose container it is: all projects share a default name.
 
-    :param moved: a project folder that is gone is this one, which was moved here.
+    :param moved: take a project folder that is gone for this one, which was moved here.
     :raises Refused: the container was made for another project.
     """
     other = owner(found.labels, project)

@@ -1,187 +1,225 @@
-"""The place where a client program runs: on this host, or inside the container.
-
-Both runners have the shape of Invoke's ``ctx.run`` and move bytes by file descriptor
-instead of through text. This is the only module that starts processes.
-"""
+"""One run of one program: started, fed, read, watched and ended. Nothing else starts one."""
 
 from __future__ import annotations
 
-import codecs
 import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from invoke import Context
-from invoke.exceptions import ThreadException
-from invoke.runners import Local
+from invoke.exceptions import UnexpectedExit
+from invoke.runners import Result
 
-from repom.errors import CommandFailed, Hidden, RepomError, Unreachable
+from repom.errors import CommandFailed, Hidden, Unreachable
+
+from .runner import Stdin, Watch
 
 log = logging.getLogger("repom")
 
-#: Environment of libpq that may stay: files the user keeps secrets and certificates in,
-#: and what they demand of a connection.
-#: Every other PG* variable would silently redirect a program to another server.
+#: Environment of libpq that stays: files that the user keeps secrets and certificates in,
+#: and what they demand of a connection. Every other PG* variable would silently redirect
+#: a program to another server.
 KEPT_PG = (
     *("PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL"),
     *("PGSSLMODE", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGSSLMINPROTOCOLVERSION"),
     *("PGSSLCRLDIR", "PGREQUIREPEER", "PGGSSENCMODE", "PGSSLNEGOTIATION", "PGSSLCERTMODE"),
 )
-#: A role or a database may carry settings that end a dump or a load half way.
-SESSION = (
-    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-    " -c default_transaction_read_only=off -c standard_conforming_strings=on"
-)
-#: Seconds without a byte after which a dump or a load has stalled.
-STALL = 60.0
-#: Seconds between two looks that tell that this process was stopped, and perhaps the
-#: program with it: then they are not counted.
-ASLEEP = 1.0
-Stdin = BinaryIO | Iterable[bytes] | None
-#: Asked when a program has been silent for `STALL` seconds: why it must end, or nothing.
-Watch = Callable[[], str]
+STALL = 60.0  # seconds without a byte after which a dump or a load has stalled
+ASLEEP = 1.0  # seconds between two looks that show that this process itself was stopped
+LOOK = 0.05  # seconds between two looks at a running program
+BLOCK = 1 << 16  # bytes read at a time
 
 
 class Stalled(CommandFailed):
     """A program was silent for `STALL` seconds for no good reason, and was ended."""
 
 
-class Process(Local):
-    """One run of one program: Invoke's machinery over file descriptors and argv."""
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    stdin: Stdin = None,
+    stdout: BinaryIO | None = None,
+    timeout: float | None = None,
+    warn: bool = False,
+    watch: Watch | None = None,
+    echo: bool = False,
+    dry: bool = False,
+) -> Result:
+    """Run a program to its end; the parameters are those of `Runner.run`."""
+    if echo or dry:
+        log.info("$ %s", display(argv))
+    if dry:
+        return Result(command=display(argv))
+    process = Process(argv, env, stdin, stdout)
+    result = process.finished(timeout, watch)
+    if not result.ok and not warn:
+        raise UnexpectedExit(result)
+    return result
 
-    read_chunk_size = 1 << 16
-    input_sleep = 0.002  # seconds between two looks whether the program has ended
+
+class Process:
+    """A program at work."""
 
     def __init__(
-        self, context: Context, argv: Sequence[str], stdin: Stdin, stdout: Any, watch: Watch | None
-    ):
-        super().__init__(context)
-        self.argv, self.stdin_from, self.stdout_to = list(argv), stdin, stdout
-        self.watch = watch
-        self.process: subprocess.Popen[bytes] | None = None  # type: ignore[assignment]
+        self, argv: Sequence[str], env: Mapping[str, str], stdin: Stdin, stdout: BinaryIO | None
+    ) -> None:
+        self.argv, self._stdout, self._fed = list(argv), stdout, 0
+        is_pumped = stdin is not None and not hasattr(stdin, "fileno")
+        source: Any = (
+            subprocess.PIPE if is_pumped else subprocess.DEVNULL if stdin is None else stdin
+        )
+        self._process = start(argv, env, source, stdout or subprocess.PIPE)
+        self._failure: BaseException | None = None
+        self._said = Tail(self._process.stdout), Tail(self._process.stderr)
+        if is_pumped:
+            feeding = threading.Thread(target=self._feed, args=(stdin,), daemon=True)
+            feeding.start()
 
-    def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
-        stdin = self.stdin_from if self.stdin_from is not None else subprocess.DEVNULL
-        options: dict[str, Any] = {
-            "stdin": subprocess.PIPE if is_pumped(self.stdin_from) else stdin,
-            "stdout": self.stdout_to or subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            **popen_options(sys.platform),
-        }
-        self.process = subprocess.Popen(self.argv, env=env, **options)
-
-    def handle_stdin(self, input_: Iterable[bytes], output: IO[str], echo: bool = False) -> None:
-        """Write the blocks of `input_`; if making them fails, the program must not take
-        the end of its input for the end of the data, so it is killed first."""
-        assert self.process and self.process.stdin
+    def finished(self, timeout: float | None, watch: Watch | None) -> Result:
+        """Wait for its end; leave no process behind, however this ends."""
         try:
-            for block in input_:
-                self.process.stdin.write(block)
-            self.process.stdin.close()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the program stopped reading; its own message says why
-        except OSError as error:
-            if error.errno != 22:  # EINVAL: Windows' broken pipe
-                self.kill()
-                raise
-        except BaseException:
-            self.kill()
-            raise
+            self._wait(timeout, watch)
+        finally:
+            self._stop()
+        if self._failure:
+            raise self._failure
+        stdout, stderr = (tail.text() for tail in self._said)
+        exited = self._process.returncode
+        return Result(stdout=stdout, stderr=stderr, exited=exited, command=display(self.argv))
 
-    def wait(self) -> None:
-        """Wait for the end, and for `STALL` seconds without a byte, of a program that
-        writes a file or is watched. Others, such as a question, are waited for."""
-        seen: float = -1
-        since = looked = time.monotonic()
-        while not (self.process_is_finished or self.has_dead_threads):
-            moved, now = self._moved(), time.monotonic()
-            if now - looked > ASLEEP:
+    def _feed(self, blocks: Iterable[bytes]) -> None:
+        """Write the blocks. If making one fails, the program must not take the end of its
+        input for the end of the data, so it is killed first."""
+        pipe = self._process.stdin
+        assert pipe
+        try:
+            for block in blocks:
+                pipe.write(block)
+                self._fed += len(block)
+            pipe.close()
+        except BaseException as error:
+            # The program stopped reading (EINVAL on Windows): its own message says why.
+            if not isinstance(error, OSError) or error.errno not in (32, 104, 22):
+                self._failure = error
+                self._signal("SIGKILL")
+
+    def _wait(self, timeout: float | None, watch: Watch | None) -> None:
+        began = looked = since = time.monotonic()
+        moved = self._moved()
+        while self._process.poll() is None:
+            self._said[1].wait(LOOK)
+            now = time.monotonic()
+            if timeout is not None and now - began > timeout:
+                raise CommandFailed(f"{self.argv[0]} did not end within {timeout:g} s")
+            if now - looked > ASLEEP:  # the program may have been stopped, too
                 since += now - looked
             looked = now
-            if moved != seen:
-                seen, since = moved, now
+            if (known := self._moved()) != moved:
+                moved, since = known, now
             elif now - since > STALL:
-                self._end_if_stalled()
+                self._check_stall(watch)
                 since = looked = time.monotonic()
-            time.sleep(self.input_sleep)
 
-    def _end_if_stalled(self) -> None:
-        """One that reads may be silent for long: an index takes the time it takes. Then
-        whoever watches it knows whether the server is at work."""
-        why = self.watch() if self.watch else f"it moved no byte for {STALL:g} s"
+    def _moved(self) -> int:
+        """Bytes that went in or out so far."""
+        written = os.fstat(self._stdout.fileno()).st_size if self._stdout else 0
+        return self._fed + written
+
+    def _check_stall(self, watch: Watch | None) -> None:
+        """A program that loads may be silent for long: an index takes the time it takes.
+        Its `watch` knows whether the server is at work. A question is waited for."""
+        if watch is None and self._stdout is None:
+            return
+        why = watch() if watch else f"it moved no byte for {STALL:g} s"
         if why:
-            self.stop()
             raise Stalled(f"{Path(self.argv[0]).name} was ended: {why}", "Try again")
 
-    def _moved(self) -> float:
-        """How far it has come; the clock where nobody wants to know."""
-        if self.stdout_to:
-            return os.fstat(self.stdout_to.fileno()).st_size
-        return 0 if self.watch else time.monotonic()
-
-    def read_proc_output(self, reader: Any) -> Generator[str, None, None]:
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        while data := reader(self.read_chunk_size):
-            yield decoder.decode(data)
-
-    def respond(self, buffer_: list[str]) -> None:
-        """Called after each chunk. There are no watchers, and joining the whole buffer
-        for them is quadratic; what there is to do is to bound it, at about 4 MB."""
-        if len(buffer_) > 64:
-            del buffer_[1:-32]
-
-    def echo(self, command: str) -> None:
-        log.info("$ %s", command)
-
-    def send_interrupt(self, interrupt: KeyboardInterrupt) -> None:
-        self.stop()
-        raise interrupt
-
-    def stop(self) -> None:
-        """Leave no process behind, however `run` ends."""
-        super().stop()
-        if self.process and self.process.poll() is None:
-            self._signal(signal.SIGTERM)  # lets pg_dump cancel its query in the server
+    def _stop(self) -> None:
+        if self._process.poll() is None:
+            self._signal("SIGTERM")  # lets pg_dump cancel its query in the server
             try:
-                self.process.wait(0.5)
+                self._process.wait(0.5)
             except subprocess.TimeoutExpired:
-                self.kill()
-        if self.process:
-            for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-                _close(pipe)
+                self._signal("SIGKILL")
+                self._process.wait()
+        for tail in self._said:
+            tail.wait(1)  # a child of the program may still have the pipe open
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with suppress(OSError):  # what was left in the buffer has no reader any more
+                if pipe:
+                    pipe.close()
 
-    def kill(self) -> None:
-        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-
-    def _signal(self, signum: int) -> None:
-        assert self.process
-        try:
+    def _signal(self, name: str) -> None:
+        with suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
-                os.killpg(self.process.pid, signum)
+                os.killpg(self._process.pid, getattr(signal, name))
             else:
-                self.process.terminate()
-        except (ProcessLookupError, PermissionError):
-            pass
+                self._process.terminate()
 
 
-def is_pumped(stdin: Stdin) -> bool:
-    """Whether `stdin` is blocks that this process makes, and not a file to hand over."""
-    return stdin is not None and not hasattr(stdin, "fileno")
+class Tail:
+    """What a program says on a stream, read by a thread; of a flood the first block and the
+    last 2 MB."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        self._blocks: list[bytes] = []
+        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream: Any) -> None:
+        with suppress(OSError, ValueError):  # closed while a child of the program has it open
+            while stream and (block := stream.read1(BLOCK)):
+                self._blocks.append(block)
+                if len(self._blocks) > 64:
+                    del self._blocks[1:-32]
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of the stream."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        else:
+            time.sleep(min(seconds, 0.002))  # closed by a program that goes on
+
+    def text(self) -> str:
+        return b"".join(self._blocks).decode("utf-8", "replace")
 
 
-def _close(pipe: IO[bytes] | None) -> None:
+def start(
+    argv: Sequence[str], env: Mapping[str, str], stdin: Any, stdout: Any = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
+    """Start a program.
+
+    :raises Unreachable: it does not exist, or may not be executed.
+    """
+    options = popen_options(sys.platform)
+    env = client_environment(os.environ, env)
     try:
-        if pipe:
-            pipe.close()
-    except OSError:
-        pass  # what was left in the buffer had no reader any more
+        return subprocess.Popen(
+            list(argv), env=env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, **options
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        error.__traceback__ = None  # its frames hold the environment as bytes
+    raise Unreachable(f"{argv[0]} was not found or cannot be executed")
+
+
+def attached(argv: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run a program on this terminal and return its exit status.
+
+    :raises Unreachable: it does not exist.
+    """
+    try:
+        return subprocess.call(list(argv), env=client_environment(os.environ, env))
+    except FileNotFoundError:
+        raise Unreachable(f"{argv[0]} was not found or cannot be executed") from None
 
 
 def popen_options(platform: str) -> dict[str, Any]:
@@ -197,28 +235,8 @@ def display(argv: Sequence[str], platform: str = sys.platform) -> str:
 
 
 def client_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a program: without anybody's PG* variables, messages in English."""
+    """The environment of a program: without this process's PG* variables, messages in
+    English."""
     kept = {k: v for k, v in environ.items() if not k.startswith("PG") or k in KEPT_PG}
     full = {**kept, "LC_ALL": "C", "LANGUAGE": "C", **extra}
     return {name: Hidden(value) for name, value in full.items()}
-
-
-def missing(program: str) -> Unreachable:
-    return Unreachable(f"{program} was not found or cannot be executed")
-
-
-def cause(error: ThreadException) -> BaseException:
-    """What went wrong while feeding the program, instead of Invoke's account of it."""
-    return next((e.value for e in error.exceptions if isinstance(e.value, RepomError)), error)
-
-
-def strip_end(file: BinaryIO, end: bytes) -> None:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - len(end)))
-    if file.read() != end:
-        raise CommandFailed(
-            "The stream from the container ended before the program did",
-            "Nothing was kept; try again",
-        )
-    file.truncate(size - len(end))
-    file.seek(0, os.SEEK_END)

@@ -50,8 +50,7 @@ def installed() -> tuple[tuple[int, str], ...]:
 def version_num(program: str, folder: str) -> int:
     """The version of a program in this folder, as in VERSION_NUM (170006); 0 when it does
     not tell. Each folder has its own, so that of another one says nothing."""
-    runner = HostRunner()
-    runner.bin = folder
+    runner = HostRunner(folder)
     try:
         result = runner.run([program, "--version"], warn=True, dry=False, timeout=20)
     except RepomError:  # one that cannot be run must not spoil the others

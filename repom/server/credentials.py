@@ -11,18 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from repom.settings import Settings
+from repom.settings.address import PORT
 from repom.settings.dotenv import read_dotenv
 
 log = logging.getLogger("repom")
 
-PORT = 5432
 MADE_UP = {"POSTGRES_USER": "repom", "POSTGRES_DB": "repom_dev"}
 
 
 def complete(settings: Settings) -> Settings:
     """The settings of a new server: what nobody chose is made up."""
-    settings = adopt(settings, MADE_UP)
-    return replace(settings, password=settings.password or secrets.token_urlsafe(24))
+    address = adopt(settings, MADE_UP).address
+    password = address.password or secrets.token_urlsafe(24)
+    return replace(settings, address=replace(address, password=password))
 
 
 def adopt(settings: Settings, env: Mapping[str, str]) -> Settings:
@@ -31,11 +32,12 @@ def adopt(settings: Settings, env: Mapping[str, str]) -> Settings:
     :param env: the container's environment.
     """
     password = settings.password or env.get("POSTGRES_PASSWORD") or None
-    if settings.backend == "postgresql":
-        return replace(settings, password=password)
-    user = env.get("POSTGRES_USER") or "postgres"
-    database = env.get("POSTGRES_DB") or user
-    return replace(settings, backend="postgresql", user=user, database=database, password=password)
+    user, database = settings.user, settings.address.database
+    if not database:
+        user = env.get("POSTGRES_USER") or "postgres"
+        database = env.get("POSTGRES_DB") or user
+    address = replace(settings.address, user=user, database=database, password=password)
+    return replace(settings, address=address)
 
 
 def variables(settings: Settings) -> dict[str, str]:

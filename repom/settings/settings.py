@@ -9,48 +9,48 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from repom.errors import Hidden, SettingsError
 
-from . import url
+from . import url, values
 from .address import Address
 from .dotenv import read_dotenv
-from .sources import OPTIONS, Sources
-from .values import at_least, expanded, legible
+from .sources import Sources
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL, Engine
 
 log = logging.getLogger("repom")
 
 MARKERS = (".env", "tasks.py", ".git")
-DEFAULT_SQLITE = "data/repom.sqlite3"
+FORMATS = ("custom", "plain")
+VIAS = ("auto", "docker", "host")
+MOST_JOBS = 64  # more workers than a developer's server has processors for
+
+NOWHERE = Address()
+_URL = ("sqlalchemy.engine.url", "URL")
+#: What names a database in Python; ``None`` means the configured one.
+Source: TypeAlias = "Settings | Engine | URL | None"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything repom was told, validated.
+    """All that is configured, validated.
 
     :param project: the project folder; relative paths belong to it.
-    :param backend: ``postgresql`` or ``sqlite``.
-    :param database: the database's name; for SQLite its path relative to the project.
-    :param host: as configured; ``None`` when nobody named one.
-    :param port: as configured; ``None`` when nobody named one.
-    :param options: connection parameters of libpq, besides those that have a field.
+    :param address: the PostgreSQL database; without a name in it, SQLite is configured.
+    :param sqlite: the SQLite file: its path in the project folder, or an absolute one.
     :param configured: whether a database was named at all, or this is the default.
     :param dry: say what would be done, and write nothing.
     :param echo: show every command on standard error.
-    :param session_options: settings of the sessions, as in libpq's ``options``.
     """
 
     project: Path
-    backend: str
-    database: str
-    user: str = ""
-    password: str | None = field(default=None, repr=False)
-    host: str | None = None
-    port: int | None = None
-    options: tuple[tuple[str, str], ...] = ()
+    address: Address = NOWHERE
+    sqlite: str = "data/repom.sqlite3"
     configured: bool = True
     container: str = "repom_postgres"
     compose_service: str | None = None
@@ -61,31 +61,51 @@ class Settings:
     keep: int = 7
     undo_keep: int = 1
     format: str = "custom"
-    jobs: int = 1
+    jobs: int = min(os.cpu_count() or 1, 8)
     dry: bool = False
     echo: bool = False
-    session_options: str = ""
+
+    @property
+    def backend(self) -> str:
+        """``postgresql`` or ``sqlite``."""
+        return "postgresql" if self.address.database else "sqlite"
+
+    @property
+    def database(self) -> str:
+        """The database's name, or the path of the SQLite file as in `sqlite`."""
+        return self.address.database or self.sqlite
+
+    @property
+    def host(self) -> str | None:
+        return self.address.host
+
+    @property
+    def port(self) -> int | None:
+        return self.address.port
+
+    @property
+    def user(self) -> str:
+        return self.address.user
+
+    @property
+    def password(self) -> str | None:
+        return self.address.password
 
     @property
     def sqlite_path(self) -> Path:
-        """The SQLite file, absolute; links are followed once, here, since SQLite names
-        its side files after the path it was given."""
-        return _resolved(self.project, self.database, "The SQLite file")
-
-    @property
-    def address(self) -> Address:
-        """Where the server is, as configured."""
-        return Address(self.host, self.port)
+        """The SQLite file, absolute. Links are followed here, once: SQLite names its side
+        files after the path that it is given."""
+        return _resolved(self.project, self.sqlite, "The SQLite file")
 
     @property
     def remote_host(self) -> str | None:
-        """The server's host, when that is another machine than this one."""
-        own_name = self.compose_service or self.container
-        return None if self.host == own_name else self.remote_from("host")
+        """The server's host, unless it can be this machine or the project's container."""
+        near = self.address.is_near(self.compose_service or self.container)
+        return None if near else self.host
 
     def remote_from(self, via: str) -> str | None:
-        """The server's host, when that is another machine for programs that run `via`
-        ``docker`` or ``host``: what a container's name leads to on the host, nobody knows."""
+        """The server's host, when it is another machine for programs that run `via`
+        ``docker`` or ``host``: on the host, a container's name may lead anywhere."""
         return None if via == "docker" or self.address.is_local else self.host
 
     @classmethod
@@ -96,15 +116,18 @@ class Settings:
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         quiet: bool = False,
-        **flags: Any,
+        target: Address | str | None = None,
+        **flags: str | int | None,
     ) -> Settings:
-        """Read every source and return what holds.
+        """Read every source.
 
-        :param config: Invoke's configuration, or a mapping like it: its sections ``repom``
-            and ``run`` count.
+        :param config: Invoke's configuration, or a mapping like it, for its sections
+            ``repom`` and ``run``.
         :param environ: instead of the process's environment.
-        :param cwd: instead of the working directory, for finding the project folder.
-        :param quiet: do not warn, since it has been done.
+        :param cwd: where the search for the project folder starts, instead of the
+            working directory.
+        :param quiet: do not log warnings, since an earlier call did.
+        :param target: instead of the configured database: an address, or an SQLite path.
         :param flags: values from the command line; ``None`` means not given.
         :raises SettingsError: for a value that is not allowed; names its source, and
             shows it unless it could hold a secret.
@@ -112,32 +135,65 @@ class Settings:
         project = find_project(cwd or Path.cwd())
         environ = hidden(os.environ if environ is None else environ)
         config = config or {}
-        dotenv = hidden(read_dotenv(project / ".env", environ))
-        sources = Sources(flags, environ, dotenv, config)
-        for warning in [] if quiet else sources.unknown():
-            log.warning("%s", warning)
+        sources = Sources(flags, environ, hidden(read_dotenv(project / ".env", environ)), config)
+        for name in [] if quiet else sources.unknown():
+            log.warning("Unknown setting %s", name)
         run = config.get("run") or {}
-        return cls(
-            project=project,
-            dry=bool(run.get("dry")),
-            echo=bool(run.get("echo")),
-            **_database(sources, project, quiet=quiet),
-            **_options(sources, project),
-        )
+        settings = cls(project, dry=bool(run.get("dry")), echo=bool(run.get("echo")))
+        if target is not None:
+            settings = _with_target(settings, target, "The given database")
+        else:
+            settings = _with_database(settings, sources, quiet=quiet)
+        return _with_options(settings, sources)
 
-    def having(self, **flags: Any) -> Settings:
+    @classmethod
+    def of(cls, source: Source = None) -> Settings:
+        """Settings for what a Python program works with.
+
+        An engine's or a URL's database takes the place of the configured one; all other
+        settings are loaded as usual. What an engine got besides its URL (``connect_args``,
+        ``creator``) is not seen, and SQLite's relative paths start in the working
+        directory, as for the engine.
+
+        :raises SettingsError: as `load`, or the URL is not of a database that repom supports.
+        :raises TypeError: the source is something else.
+        """
+        if isinstance(source, Settings):
+            return source
+        if source is None:
+            return cls.load()
+        given: Any = getattr(source, "url", source)
+        # Importing SQLAlchemy takes 0.2 s, which only those who use it should spend.
+        if not any((c.__module__, c.__name__) == _URL for c in type(given).__mro__):
+            raise TypeError(f"expected Settings, or SQLAlchemy's Engine or URL, not {type(source)}")
+        return cls.load(target=url.of_sqlalchemy(given))
+
+    def having(
+        self,
+        *,
+        format: str | None = None,
+        via: str | None = None,
+        keep: str | int | None = None,
+        jobs: str | int | None = None,
+    ) -> Settings:
         """These settings with some replaced; ``None`` leaves one as it is.
 
         :raises SettingsError: a value is not allowed.
         """
-        given = {key: value for key, value in flags.items() if value is not None}
-        checked = {k: OPTIONS[k][1](k, legible(k, value)) for k, value in given.items()}
-        return replace(self, **checked)
+        return _with_options(
+            self, Sources({"format": format, "via": via, "keep": keep, "jobs": jobs})
+        )
+
+    def with_database(self, database: str) -> Settings:
+        """These settings for another database of the server, or another SQLite file."""
+        if self.backend == "sqlite":
+            return replace(self, sqlite=database)
+        return replace(self, address=replace(self.address, database=database))
 
 
-def hidden(values: Mapping[str, str]) -> dict[str, str]:
+def hidden(variables: Mapping[str, str]) -> dict[str, str]:
     """The same values, which no traceback shows."""
-    return {name: Hidden(value) for name, value in values.items()}
+    return {name: Hidden(value) for name, value in variables.items()}
 
 
 def find_project(start: Path) -> Path:
@@ -152,76 +208,75 @@ def find_project(start: Path) -> Path:
     return start
 
 
-def _options(sources: Sources, project: Path) -> dict[str, Any]:
-    values = {key: sources.read(key, *rule) for key, rule in OPTIONS.items()}
-    return {**values, "backup_dir": project / values["backup_dir"]}
+def _with_options(settings: Settings, sources: Sources) -> Settings:
+    """The settings with what the sources say, except for the database."""
+    read = sources.read
+    return replace(
+        settings,
+        container=read("container", settings.container, values.name),
+        compose_service=read("compose_service", settings.compose_service, values.name),
+        image=read("image", settings.image, values.image),
+        via=read("via", settings.via, values.one_of(VIAS)),
+        docker=read("docker", settings.docker, values.text),
+        backup_dir=settings.project / read("backup_dir", settings.backup_dir, values.expanded),
+        keep=read("keep", settings.keep, values.at_least(1)),
+        undo_keep=read("undo_keep", settings.undo_keep, values.at_least(0)),
+        format=read("format", settings.format, values.one_of(FORMATS)),
+        jobs=read("jobs", settings.jobs, values.at_least(1, MOST_JOBS)),
+    )
 
 
-def _database(sources: Sources, project: Path, *, quiet: bool) -> dict[str, Any]:
-    """Which database: a URL, else the official image's variables, else the default."""
-    for look in (
-        lambda: sources.variable("REPOM_DATABASE_URL"),
-        lambda: sources.variable("DATABASE_URL"),
-        lambda: sources.setting("database_url"),
-    ):
-        value, origin = look()
-        if value is not None:
-            return _from_url(url.parse(str(value), origin), origin, project, quiet=quiet)
-    names = ("USER", "PASSWORD", "DB", "HOST", "PORT")
-    given = {name: sources.variable(f"POSTGRES_{name}") for name in names}
-    if any(value for value, _origin in given.values()):  # an empty password alone is none
-        return _from_variables(given)
-    return {**_sqlite(DEFAULT_SQLITE, "the default", project), "configured": False}
+def _with_database(settings: Settings, sources: Sources, *, quiet: bool) -> Settings:
+    """The settings with the database: a URL, else the official image's variables, else
+    the default."""
+    value, origin = sources.variable("REPOM_DATABASE_URL")
+    if value is None:
+        value, origin = sources.variable("DATABASE_URL")
+    if value is None:
+        value, origin = sources.setting("database_url")
+    if value is not None:
+        return _with_target(settings, url.parse(value, origin, quiet=quiet), origin)
+    if address := _from_variables(sources):
+        return replace(settings, address=address)
+    settings = _with_target(settings, settings.sqlite, "The default SQLite file")
+    return replace(settings, configured=False)
 
 
-def _from_variables(given: Mapping[str, tuple[str | None, str]]) -> dict[str, Any]:
-    user = given["USER"][0] or "postgres"
-    host, host_origin = given["HOST"]
-    port, port_origin = given["PORT"]
-    return {
-        "backend": "postgresql",
-        "database": given["DB"][0] or user,
-        "user": user,
-        "password": given["PASSWORD"][0] or None,
-        "host": None if host is None else url.checked_host(host, host_origin),
-        "port": None if port is None else at_least(1, 65535)(port_origin, port),
-    }
-
-
-def _from_url(found: url.Url, origin: str, project: Path, *, quiet: bool) -> dict[str, Any]:
-    if found.backend == "sqlite":
-        return _sqlite(found.database, origin, project)
-    if found.unknown and not quiet:
-        log.warning("Ignoring parameters of %s: %s", origin, ", ".join(found.unknown))
-    return {
-        "backend": found.backend,
-        "database": found.database,
-        "user": found.user,
-        "password": found.password,
-        "host": found.host,
-        "port": found.port,
-        "options": found.options,
-        "session_options": found.session,
-    }
+def _with_target(settings: Settings, target: Address | str, origin: str) -> Settings:
+    if isinstance(target, Address):
+        return replace(settings, address=target)
+    project = settings.project
+    path = _resolved(project, str(values.expanded(origin, target)), origin)
+    inside = path.is_relative_to(project)
+    return replace(settings, sqlite=path.relative_to(project).as_posix() if inside else str(path))
 
 
 def _resolved(project: Path, path: str, origin: str) -> Path:
-    """Absolute, links followed; an unknown user's home, a zero byte or links in a circle
-    are no path at all, and what is not Unicode has no place in a manifest."""
+    """The path, absolute, with links followed.
+
+    :raises SettingsError: it holds a NUL or what is not Unicode, or links in a circle.
+    """
     try:
         path.encode()
-        return Path(project, Path(path).expanduser()).resolve()
+        return Path(project, path).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise SettingsError(f"{origin} cannot be used as a path: {error}") from None
 
 
-def _sqlite(path: str, origin: str, project: Path) -> dict[str, Any]:
-    if path in ("", ":memory:") or path.startswith("file:"):
-        raise SettingsError(
-            f"{origin} does not name an SQLite file on disk",
-            "Write sqlite:///PATH, a path to a file",
-        )
-    absolute = _resolved(project, str(expanded(origin, path)), origin)
-    inside = absolute.is_relative_to(project)
-    name = absolute.relative_to(project).as_posix() if inside else str(absolute)
-    return {"backend": "sqlite", "database": name}
+def _from_variables(sources: Sources) -> Address | None:
+    """What the official image's variables say; an empty password alone says nothing."""
+    user, _ = sources.variable("POSTGRES_USER")
+    password, _ = sources.variable("POSTGRES_PASSWORD")
+    database, _ = sources.variable("POSTGRES_DB")
+    host, host_origin = sources.variable("POSTGRES_HOST")
+    port, port_origin = sources.variable("POSTGRES_PORT")
+    if not any((user, password, database, host, port)):
+        return None
+    user = user or "postgres"
+    return Address(
+        host=None if host is None else url.checked_host(host, host_origin),
+        port=None if port is None else values.at_least(1, 65535)(port_origin, port),
+        user=user,
+        database=database or user,
+        password=password or None,
+    )

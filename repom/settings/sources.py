@@ -1,19 +1,16 @@
-"""Where settings come from: flags, environment, `.env`, configuration."""
+"""Where settings come from: flags, environment, `.env`, Invoke's configuration."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from repom.errors import SettingsError
 
-from .values import at_least, legible, matching, one_of, path, text
+from .values import legible
 
-FORMATS = ("custom", "plain")
-VIAS = ("auto", "docker", "host")
+T = TypeVar("T")
+D = TypeVar("D")
 #: Keys of the `repom:` section of Invoke's configuration, each the lower-case rest of a
 #: `REPOM_*` variable. Mountable collections declare them all with `None`, because Invoke
 #: only reads `INVOKE_REPOM_*` for keys that are declared, and casts by the old value.
@@ -30,26 +27,21 @@ KEYS = (
     "format",
     "jobs",
 )
-VARIABLES = frozenset(f"REPOM_{key.upper()}" for key in KEYS)
-#: More workers than any server of a developer has processors for.
-MOST_JOBS = 64
-_DOCKER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_IMAGE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:/@-]*")
 
 
 class Sources:
-    """Looks a setting up in order, and remembers where it was found."""
+    """Looks a setting up in the order of the contract, and says where it was found."""
 
     def __init__(
         self,
-        flags: Mapping[str, Any],
-        environ: Mapping[str, str],
-        dotenv: Mapping[str, str],
-        config: Mapping[str, Any],
+        flags: Mapping[str, str | int | None],
+        environ: Mapping[str, str] | None = None,
+        dotenv: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self._flags = flags
-        self._named = (("the environment", environ), (".env", dotenv))
-        section = config.get("repom")
+        self._variables = (("the environment", environ or {}), (".env", dotenv or {}))
+        section = (config or {}).get("repom")
         if section is not None and not hasattr(section, "items"):
             raise SettingsError(
                 "repom in Invoke's configuration is not a section", "Write names and values"
@@ -57,20 +49,23 @@ class Sources:
         self._config: Mapping[str, Any] = {} if section is None else section
 
     def variable(self, name: str) -> tuple[str | None, str]:
-        """The value of an environment variable and where it came from.
+        """The value of an environment variable, and its origin for messages.
 
-        An empty one is an error: `REPOM_CONTAINER=$UNSET` must not mean the default. Only
-        a password may be empty.
+        :raises SettingsError: it is empty: `REPOM_CONTAINER=$UNSET` must not mean the
+            default. Only a password may be.
         """
-        for origin, values in self._named:
+        for source, values in self._variables:
             if name in values:
-                origin = f"{name} (from {origin})"
-                may_be_empty = name == "POSTGRES_PASSWORD" and not values[name]
-                return values[name] if may_be_empty else legible(origin, values[name]), origin
+                value, origin = values[name], f"{name} (from {source})"
+                may_be_empty = name == "POSTGRES_PASSWORD" and not value
+                return value if may_be_empty else legible(origin, value), origin
         return None, name
 
-    def setting(self, key: str) -> tuple[Any, str]:
-        """The value of a repom setting in the order of the contract, and its origin."""
+    def setting(self, key: str) -> tuple[str | None, str]:
+        """The value of one of `KEYS`, and its origin for messages.
+
+        :raises SettingsError: it is empty, or not a text or a number.
+        """
         if self._flags.get(key) is not None:
             origin = f"--{key.replace('_', '-')}"
             return legible(origin, self._flags[key]), origin
@@ -80,38 +75,21 @@ class Sources:
             return legible(origin, self._config[key]), origin
         return value, origin
 
-    def unknown(self) -> Iterable[str]:
-        """What is spelled like a setting and is none, with what was probably meant. No
-        error: it may be one of a newer version."""
-        given = [name for _origin, values in self._named for name in values]
-        for prefix in ("", "INVOKE_"):
-            names = [n for n in given if n.startswith(f"{prefix}REPOM_")]
-            yield from _misspelt(names, {f"{prefix}{each}" for each in VARIABLES})
-        yield from _misspelt([f"repom.{n}" for n in self._config], {f"repom.{n}" for n in KEYS})
-
-    def read(self, key: str, default: Any, check: Callable[[str, Any], Any]) -> Any:
+    def read(self, key: str, default: D, check: Callable[[str, str], T]) -> D | T:
+        """The value of one of `KEYS`, checked, else the default."""
         value, origin = self.setting(key)
-        return default if value is None else check(origin, value)
+        return default if value is None else check(origin, str(value))
 
+    def unknown(self) -> Iterator[str]:
+        """Names that look like settings and are not, with what was probably meant. They
+        are not errors, since a newer version may know them."""
+        variables = {f"{before}REPOM_{key.upper()}" for before in ("", "INVOKE_") for key in KEYS}
+        known = variables | {f"repom.{key}" for key in KEYS}
+        given = {f"repom.{key}" for key in self._config}
+        for _source, values in self._variables:
+            given |= {n for n in values if n.startswith(("REPOM_", "INVOKE_REPOM_"))}
+        for name in sorted(given - known):
+            from difflib import get_close_matches
 
-def _misspelt(names: Iterable[str], known: Iterable[str]) -> Iterable[str]:
-    for name in sorted(set(names) - set(known)):
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, sorted(known), 1, 0.8)
-        yield f"Unknown setting {name}{f' (did you mean {near[0]}?)' if near else ''}"
-
-
-#: Setting → default and check. The default of `jobs` is this machine's.
-OPTIONS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
-    "container": ("repom_postgres", matching(_DOCKER_NAME)),
-    "compose_service": (None, matching(_DOCKER_NAME)),
-    "image": ("postgres:18", matching(_IMAGE_NAME)),
-    "via": ("auto", one_of(VIAS)),
-    "docker": ("docker", text),
-    "backup_dir": (Path("backups"), path),
-    "keep": (7, at_least(1)),
-    "undo_keep": (1, at_least(0)),
-    "format": ("custom", one_of(FORMATS)),
-    "jobs": (min(os.cpu_count() or 1, 8), at_least(1, MOST_JOBS)),
-}
+            near = get_close_matches(name, sorted(known), 1, 0.8)
+            yield f"{name} (did you mean {near[0]}?)" if near else name

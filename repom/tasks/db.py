@@ -28,9 +28,10 @@ from .tables import age, counted, size, table
 # The library is imported by the tasks when they run: `invoke --list` need not pay for it.
 if TYPE_CHECKING:
     from repom.dbops.database import Database, Kept
-    from repom.dbops.restore import Plan, Restored
+    from repom.dbops.restore import Plan
     from repom.dbops.store.backup import Backup
     from repom.dbops.store.retention import Pruned
+    from repom.dbops.work import Restored
 
 
 JSON = "print the result as JSON"

@@ -47,7 +47,7 @@ def demo(c: Context) -> None:
     folder = Path.cwd() / FOLDER
     folder.mkdir(exist_ok=True)
     (folder / ".env").write_text("DATABASE_URL=sqlite:///shop.sqlite3\n")
-    settings = Settings(folder, "sqlite", "shop.sqlite3", backup_dir=folder / "backups")
+    settings = Settings(folder, sqlite="shop.sqlite3", backup_dir=folder / "backups")
     path = settings.sqlite_path
     _make(path)
     before = _rows(path)

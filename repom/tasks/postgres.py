@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -98,13 +99,14 @@ def _holds(settings: Settings, seen: server.Server) -> str:
     """Size, tables and the age of the last backup of the project's database."""
     from repom.dbops import upkeep, work
 
-    login = replace(settings, backend="postgresql", user=seen.user, database=seen.database)
+    via, host, port = "docker", None, None
     if seen.kind == "local":
-        login = replace(login, via="host", host=seen.host, port=seen.port)
-    else:
-        login = replace(login, via="docker", host=None, port=None)
+        via, host, port = "host", seen.host, seen.port
+    named = replace(settings.address, user=seen.user, database=seen.database)
+    login = replace(settings, address=replace(named, host=host, port=port), via=via)
     try:
-        found = work.open_database(login, "psql").identify()
+        with closing(work.open_database(login, "psql")) as database:
+            found = database.identify()
         facts = [size(found.size)]
         facts += [] if found.tables is None else [counted(found.tables, "table")]
     except RepomError:

@@ -31,6 +31,7 @@ from repom.dbops.store.manifest import checksum, spelled
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, Damaged, NotFound, Refused, RepomError, SettingsError
 from repom.settings import Settings
+from repom.settings.address import Address
 from tests.live.cli import invoke
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX's pipes, links and rights")
@@ -41,7 +42,7 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "tasks.py").write_text("from repom.tasks import ns\n")
     (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///shop.db\n")
     write(tmp_path / "shop.db", "CREATE TABLE album (title)", "INSERT INTO album VALUES ('first')")
-    return Settings(tmp_path, "sqlite", "shop.db", backup_dir=tmp_path / "backups")
+    return Settings(tmp_path, sqlite="shop.db", backup_dir=tmp_path / "backups")
 
 
 def write(path: Path, *statements: str) -> None:
@@ -276,7 +277,7 @@ def test_a_long_name_of_a_database_fits_a_file_name(tmp_path: Path, name: str) -
 
 
 def test_a_backup_with_a_long_name_is_found_and_pruned(settings: Settings) -> None:
-    long = replace(settings, database="größe/" + "ж" * 70 + ".db")
+    long = replace(settings, sqlite="größe/" + "ж" * 70 + ".db")
     (settings.project / "größe").mkdir()
     write(long.sqlite_path, "CREATE TABLE album (title)", "INSERT INTO album VALUES ('long')")
     made = [dbops.backup(long, label="x" * 40, keep=2) for _ in range(3)]
@@ -477,7 +478,7 @@ def test_a_folder_with_other_files_is_not_hidden(settings: Settings) -> None:
 @pytest.fixture
 def read_only(unprivileged: Path) -> Settings:
     """A project whose store this user may read and not write."""
-    settings = Settings(unprivileged, "sqlite", "shop.db", backup_dir=unprivileged / "backups")
+    settings = Settings(unprivileged, sqlite="shop.db", backup_dir=unprivileged / "backups")
     write(settings.sqlite_path, "CREATE TABLE album (title)", "INSERT INTO album VALUES ('first')")
     for _ in range(2):
         dbops.backup(settings)
@@ -512,10 +513,10 @@ def test_a_store_that_cannot_be_written_to_is_read_from(
 SQLITE_SCRIPT = "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE t(a);\nCOMMIT;\n"
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
-def test_a_script_of_sqlites_shell_is_named_rightly(settings: Settings, backend: str) -> None:
+@pytest.mark.parametrize("name", ["", "shop"], ids=["sqlite", "postgresql"])
+def test_a_script_of_sqlites_shell_is_named_rightly(settings: Settings, name: str) -> None:
     (settings.project / "dump.sql").write_text(SQLITE_SCRIPT)
-    settings = replace(settings, backend=backend)
+    settings = replace(settings, address=Address(database=name))
 
     with pytest.raises(Refused, match="SQLite's shell"):
         dbops.restore("dump.sql", settings)

@@ -32,6 +32,7 @@ from repom.errors import (
     SettingsError,
 )
 from repom.settings import Settings
+from repom.settings.address import Address
 from tests.dbops.store.making import holder
 
 if sys.version_info >= (3, 14):
@@ -45,7 +46,7 @@ Change = Callable[[bytes], bytes]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    found = Settings(tmp_path, "sqlite", "shop.db", backup_dir=tmp_path / "backups")
+    found = Settings(tmp_path, sqlite="shop.db", backup_dir=tmp_path / "backups")
     write(found, "CREATE TABLE album (title)", "INSERT INTO album VALUES ('first')")
     return found
 
@@ -53,7 +54,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def postgresql(settings: Settings) -> Settings:
     """A server that nobody asks: whatever is refused is refused before."""
-    return replace(settings, backend="postgresql", database="shop", user="ann", via="host")
+    return replace(settings, address=Address(user="ann", database="shop"), via="host")
 
 
 def write(settings: Settings, *statements: str) -> None:
@@ -126,7 +127,7 @@ def test_without_settings_those_of_the_working_directory_hold(settings: Settings
 
 
 def test_the_newest_backups_of_this_database_stay(settings: Settings) -> None:
-    other = replace(settings, database="shop_test.db")
+    other = replace(settings, sqlite="shop_test.db")
     write(other, "CREATE TABLE album (title)")
     theirs = [dbops.backup(other).name for _ in range(2)]
     made = [dbops.backup(settings, keep=2).name for _ in range(4)]
@@ -282,7 +283,7 @@ def test_a_backup_from_the_future_is_told_and_not_deleted(
 
 
 def test_the_manifest_says_where_a_backup_comes_from(settings: Settings) -> None:
-    origin = dbops.backup(replace(settings, password="canary", keep=3)).origin
+    origin = dbops.backup(replace(settings, address=Address(password="canary"), keep=3)).origin
 
     assert str(settings.project) == origin.project
     assert ("custom", 3, None) == tuple(origin.settings[k] for k in ("format", "keep", "host"))
@@ -328,7 +329,7 @@ def test_a_wrong_value_is_refused_before_anything_is_written(
 
 
 def test_a_backup_folder_that_cannot_be_written_is_named(unprivileged: Path) -> None:
-    settings = Settings(unprivileged, "sqlite", "shop.db", backup_dir=unprivileged / "backups")
+    settings = Settings(unprivileged, sqlite="shop.db", backup_dir=unprivileged / "backups")
     write(settings, "CREATE TABLE album (title)")
     settings.backup_dir.mkdir(mode=0o500)
 
@@ -361,7 +362,7 @@ def test_a_backup_is_restored_by_its_name_or_path(
     assert "first" == title(settings)
     assert ("shop.db", made.name) == (done.database, done.backup)
     assert done.replaced
-    assert "second" == title(replace(settings, database=done.replaced))
+    assert "second" == title(replace(settings, sqlite=done.replaced))
 
 
 FOREIGN: dict[str, Change] = {
@@ -423,14 +424,16 @@ def test_a_restore_on_another_machine_must_be_meant(postgresql: Settings) -> Non
     Path("theirs.sql").write_text("SELECT 1;\n")
 
     with pytest.raises(Refused, match=r"db\.example\.com") as caught:
-        dbops.restore("theirs.sql", replace(postgresql, host="db.example.com"))
+        dbops.restore(
+            "theirs.sql", replace(postgresql, address=Address("db.example.com", database="shop"))
+        )
 
     assert "--remote" in caught.value.hint
 
 
 def test_an_undo_on_another_machine_must_be_meant(postgresql: Settings) -> None:
     with pytest.raises(Refused, match=r"db\.example\.com") as caught:
-        dbops.undo(replace(postgresql, host="db.example.com"))
+        dbops.undo(replace(postgresql, address=Address("db.example.com", database="shop")))
 
     assert "--remote" in caught.value.hint
 
@@ -466,7 +469,7 @@ def test_a_restore_into_a_new_file_leaves_the_database_alone(settings: Settings)
 
     done = dbops.restore(made, settings, into="copy.db")
 
-    assert ("second", "first") == (title(settings), title(replace(settings, database="copy.db")))
+    assert ("second", "first") == (title(settings), title(replace(settings, sqlite="copy.db")))
     assert done.replaced is None
 
 
@@ -490,7 +493,7 @@ def test_a_database_that_is_gone_comes_back(settings: Settings) -> None:
 
 def test_a_backup_of_another_database_may_be_restored(settings: Settings) -> None:
     made = dbops.backup(settings)
-    other = replace(settings, database="other.db")
+    other = replace(settings, sqlite="other.db")
     write(other, "CREATE TABLE album (title)", "INSERT INTO album VALUES ('theirs')")
 
     dbops.restore(made, other)
@@ -539,7 +542,7 @@ def test_as_many_replaced_databases_are_kept_as_configured(settings: Settings, k
     assert keep == len(kept)
     assert (kept[0].name if keep else None) == done.replaced
     assert [f"number {n}" for n in (3, 2, 1)][:keep] == [
-        title(replace(settings, database=each.name)) for each in kept
+        title(replace(settings, sqlite=each.name)) for each in kept
     ]
 
 
@@ -698,7 +701,7 @@ def test_a_backup_is_not_restored_while_prune_of_its_database_is_at_work(
     made = dbops.backup(settings)
 
     with holder(settings.backup_dir, "shop.db"), pytest.raises(Refused, match=r"using shop\.db"):
-        dbops.restore(made, replace(settings, database="other.db"))
+        dbops.restore(made, replace(settings, sqlite="other.db"))
 
 
 def test_other_databases_of_the_store_can_be_worked_on(settings: Settings) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_a_reader_that_stalls_near_the_end_of_the_stream(fragile: Server, projec
         script.chmod(0o755)
         known = {b.name for b in dbops.list_backups(settings)}
         try:
-            made = dbops.backup(settings.having(docker=str(script)))
+            made = dbops.backup(replace(settings, docker=str(script)))
         except CommandFailed as error:
             lost += 1
             assert "stream from the container ended" in error.message

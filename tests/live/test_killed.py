@@ -116,7 +116,9 @@ def answering(server: Server) -> None:
 # -- stopped ----------------------------------------------------------------------------
 
 #: The tasks with a patience that is shorter than the time they are stopped.
-IMPATIENT = "from repom.dbops import runner; runner.STALL = 1.5; from invoke.main import program; "
+IMPATIENT = (
+    "from repom.runners import process; process.STALL = 1.5; from invoke.main import program; "
+)
 IMPATIENT += "program.run()"
 
 

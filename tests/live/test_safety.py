@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -435,7 +436,7 @@ def test_every_flipped_bit_and_every_truncation_is_found(
         server.sql("DELETE FROM item WHERE n > 50")
     made = dbops.backup(settings)
     assert made.size <= 20_000
-    away = settings.having(docker="/nowhere")  # whoever asked a server would fail otherwise
+    away = replace(settings, docker="/nowhere")  # whoever asked a server would fail otherwise
     dice = random.Random(f"flip-{format}")
     for path in (made.path, made.manifest):
         whole = path.read_bytes()

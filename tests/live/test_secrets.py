@@ -125,9 +125,11 @@ ATTEMPTS: dict[str, Attempt] = {
     "a wrong setting": lambda _s, p: Settings.load(
         environ={"POSTGRES_PASSWORD": PASSWORD, "REPOM_KEEP": "0"}, cwd=p
     ),
-    "no such database": lambda s, _p: dbops.backup(replace(s, database="nope")),
-    "no such server": lambda s, _p: dbops.backup(replace(s, port=1)),
-    "wrong password": lambda s, _p: dbops.backup(replace(s, password=f"{PASSWORD} ")),
+    "no such database": lambda s, _p: dbops.backup(s.with_database("nope")),
+    "no such server": lambda s, _p: dbops.backup(replace(s, address=replace(s.address, port=1))),
+    "wrong password": lambda s, _p: dbops.backup(
+        replace(s, address=replace(s.address, password=f"{PASSWORD} "))
+    ),
     "no programs": without_programs,
     "stalled": stalled,
     "fewer tables": not_loaded,

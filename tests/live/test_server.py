@@ -28,6 +28,7 @@ from repom.errors import Refused, RepomError, SettingsError, Unreachable
 from repom.runners.discover import PROJECT_LABEL
 from repom.server import cluster, server
 from repom.settings import Settings
+from repom.settings.address import Address
 from tests import requires
 
 PASSWORD = "p%40ss w'ord$canary"
@@ -100,7 +101,8 @@ def bare(settings: Settings) -> Settings:
     """Nothing is configured, except that the tests must not fight for one port."""
     environ = {"REPOM_CONTAINER": settings.container, "REPOM_IMAGE": settings.image}
     loaded = Settings.load(environ=environ, cwd=settings.project)
-    return replace(loaded, port=loaded.port or settings.port, docker=settings.docker)
+    address = replace(loaded.address, port=loaded.port or settings.port)
+    return replace(loaded, address=address, docker=settings.docker)
 
 
 @pytest.mark.parametrize("major", [17, 18])
@@ -176,7 +178,7 @@ def test_fallback_tells_of_the_containers_port(
 ) -> None:
     requires.image(18)
     server.start(load())
-    told = f"Container {name} publishes port {port}, and host pg_dump uses port 5432;"
+    told = f"Container {name} publishes port {port}, but the settings say port 5432;"
     with contextlib.suppress(RepomError):
         backup(load(POSTGRES_PORT="5432", POSTGRES_HOST="localhost"))
     assert told in caplog.text
@@ -204,7 +206,7 @@ def test_what_no_waiting_changes(load: Load, name: str) -> None:
         server.start(load(POSTGRES_DB="nowhere"))
     assert time.monotonic() - begun < 30
     server.remove(load())
-    with pytest.raises(Unreachable, match="does not take the password of 'shop'"):
+    with pytest.raises(Unreachable, match="rejects the password of 'shop'"):
         server.start(load(POSTGRES_PASSWORD="another than the volume's"))
 
 
@@ -441,7 +443,7 @@ def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> No
     requires.compose()
     file = tmp_path / "compose.yaml"
     file.write_text(COMPOSE.format(name=name, port=port))
-    settings = replace(bare(load()), compose_service="database", port=None)
+    settings = replace(bare(load()), compose_service="database", address=Address())
     try:
         started = server.start(settings)
         assert (started.kind, started.state, started.port) == ("compose", "running", port)
@@ -601,9 +603,9 @@ def test_local_cluster(open_project: Path, port: int) -> None:
     assert (shown.kind, shown.state, shown.port) == ("local", "running", port)
     assert "ready to accept connections" in server.logs(settings)
     with pytest.raises(Refused, match=f"runs on port {port}"):
-        server.start(replace(settings, port=port + 1))
+        server.start(replace(settings, address=replace(settings.address, port=port + 1)))
     with pytest.raises(Unreachable, match="password authentication failed"):
-        server.start(replace(settings, password="wrong"))
+        server.start(replace(settings, address=replace(settings.address, password="wrong")))
     assert server.stop(settings).state == "stopped"
     assert server.stop(settings).state == "stopped"
     assert server.start(settings).state == "running"
@@ -615,7 +617,7 @@ def test_local_cluster(open_project: Path, port: int) -> None:
 
 def test_local_cluster_with_nothing_configured(open_project: Path, port: int) -> None:
     environ = {"REPOM_DOCKER": "/nonexistent-docker"}
-    settings = replace(Settings.load(environ=environ, cwd=open_project), port=port)
+    settings = replace(Settings.load(environ=environ, cwd=open_project), address=Address(port=port))
     dry = replace(settings, dry=True)
     server.start(dry)
     assert [each.name for each in open_project.iterdir()] == ["tasks.py"]
@@ -623,7 +625,7 @@ def test_local_cluster_with_nothing_configured(open_project: Path, port: int) ->
     assert (started.user, started.database) == ("repom", "repom_dev")
     dotenv = open_project / ".env"
     assert stat.S_IMODE(dotenv.stat().st_mode) == 0o600
-    again = replace(Settings.load(environ=environ, cwd=open_project), port=port)
+    again = replace(Settings.load(environ=environ, cwd=open_project), address=Address(port=port))
     assert server.start(again) == started
     dotenv.unlink()
     with pytest.raises(SettingsError, match="no setting names its user and password"):
@@ -686,7 +688,7 @@ def test_private_folder_of_root_is_named(open_project: Path, port: int) -> None:
     open_project.chmod(0o700)
     settings = Settings.load(environ={"REPOM_DOCKER": "/nonexistent-docker"}, cwd=open_project)
     with pytest.raises(Unreachable, match=rf"cannot enter {open_project}\. Allow it with: chmod"):
-        server.start(replace(settings, port=port))
+        server.start(replace(settings, address=replace(settings.address, port=port)))
     assert not (open_project / ".env").exists()
 
 

@@ -23,6 +23,7 @@ import pytest
 from repom import dbops
 from repom.dbops.archive.archive import recognise
 from repom.dbops.archive.staging import WorkingFolder
+from repom.dbops.database import Survey
 from repom.dbops.sqlite import reading
 from repom.dbops.sqlite.sqlite import Sqlite
 from repom.dbops.undo import undoable
@@ -32,6 +33,7 @@ from tests import requires
 from tests.live import faults
 from tests.live.cli import Ended, environment, invoke
 
+FOUND = Survey(exists=True, size=0)  # which SQLite does not need
 KILLS = 10
 SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
 WORK = """
@@ -619,11 +621,11 @@ def test_a_file_with_a_long_name_is_restored_and_undone(project: Path, name: str
     make(project / "raw.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('newer')")
     live = Sqlite(make(project / name), name)
     with live.exclusive("restore"):
-        scratch = live.load(recognise(project / "raw.db"), None)
-        kept = live.swap(scratch, keep=1)
+        scratch = live.load(FOUND, recognise(project / "raw.db"), None)
+        kept = live.swap(FOUND, scratch, keep=1)
     assert ask(project / name, "SELECT * FROM t") == [("newer",)]
     assert [kept] == [k.name for k in live.survey().kept]
-    live.swap(str(kept), keep=1)
+    live.swap(FOUND, str(kept), keep=1)
     assert ask(project / name, "SELECT * FROM t") == [("old",)]
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from repom.dbops.work import chosen
 from repom.errors import SettingsError, Unreachable
-from repom.runners import engine
-from repom.runners.choose import choose
+from repom.runners.choose import Choice
 from repom.runners.discover import Container, find
-from repom.runners.engine import endpoint, is_remote
-from repom.runners.exec import DockerRunner
-from repom.runners.host import HostRunner
+from repom.runners.engine import Engine, EngineSilent, endpoint, is_remote
+from repom.runners.exec import ExecRunner
+from repom.settings import Settings
+from repom.settings.address import Address
 from tests.fakes import FakeDocker, inspected
 
 ABSENT = "Error response from daemon: No such container: repom_postgres"
@@ -30,20 +31,15 @@ DENIED = (
 INSPECT = "container inspect "
 
 
-def choosing(docker: FakeDocker | str, **given: Any) -> HostRunner:
-    """The decision for the default container, told what is given."""
+def choosing(docker: FakeDocker | str, **given: Any) -> Choice:
+    """The runner that is chosen for the default container, told what is given."""
     program = docker if isinstance(docker, str) else docker.program
-    known: dict[str, Any] = {
-        "via": "auto",
-        "docker": program,
-        "name": "repom_postgres",
-        "service": None,
-        "project": Path.cwd(),
-        "host": None,
-        "port": None,
-        "tool": "pg_dump",
-    }
-    return choose(**{**known, **given})
+    names = {"name": "container", "service": "compose_service"}
+    known = {names.get(key, key): value for key, value in given.items()}
+    project = known.pop("project", Path.cwd())
+    address = Address(known.pop("host", None), known.pop("port", None), "ann", "shop")
+    settings = Settings(project, address, docker=program, **known)
+    return chosen(settings, "pg_dump")
 
 
 def shows(docker: FakeDocker, *items: Mapping[str, Any]) -> None:
@@ -85,10 +81,13 @@ def test_the_running_container_is_used_when_it_is_the_configured_server(
 ) -> None:
     shows(docker, inspected())
 
-    chosen = choosing(docker, via=via, host=host, port=port)
+    choice = choosing(docker, via=via, host=host, port=port)
 
-    assert isinstance(chosen, DockerRunner)
-    assert ("id-of-repom_postgres", "container repom_postgres") == (chosen.container, chosen.where)
+    assert isinstance(choice.runner, ExecRunner)
+    assert ("id-of-repom_postgres", "container repom_postgres") == (
+        choice.runner.container,
+        choice.runner.where,
+    )
 
 
 @pytest.mark.parametrize("host", ELSEWHERE)
@@ -96,9 +95,9 @@ def test_the_running_container_is_used_when_it_is_the_configured_server(
 def test_a_server_elsewhere_is_reached_from_the_host_and_docker_is_not_asked(
     docker: FakeDocker, host: str, port: int | None
 ) -> None:
-    chosen = choosing(docker, host=host, port=port)
+    choice = choosing(docker, host=host, port=port)
 
-    assert ("host", "") == (chosen.via, chosen.fallback)
+    assert ("host", "") == (choice.runner.via, choice.fallback)
     assert [] == docker.calls
 
 
@@ -117,9 +116,9 @@ def test_a_loopback_port_that_the_container_does_not_publish_is_another_server(
 ) -> None:
     shows(docker, inspected(ports=ports))
 
-    chosen = choosing(docker, host=host, port=5432)
+    choice = choosing(docker, host=host, port=5432)
 
-    assert ("host", "") == (chosen.via, chosen.fallback)
+    assert ("host", "") == (choice.runner.via, choice.fallback)
     assert ([PORTS] if ports else []) == talk.messages
     with pytest.raises(SettingsError, match="does not publish port 5432"):
         choosing(docker, via="docker", host=host, port=5432)
@@ -129,7 +128,7 @@ def test_a_loopback_port_that_the_container_does_not_publish_is_another_server(
 def test_a_published_port_is_the_container(docker: FakeDocker, ports: tuple[int, ...]) -> None:
     shows(docker, inspected(ports=ports))
 
-    assert "docker" == choosing(docker, host="localhost", port=5432).via
+    assert "docker" == choosing(docker, host="localhost", port=5432).runner.via
 
 
 @pytest.mark.parametrize(
@@ -143,14 +142,14 @@ def test_a_container_on_the_hosts_network_has_its_servers_port(
     shown["Config"]["Env"] = environment
     shows(docker, shown)
 
-    assert via == choosing(docker, host="localhost", port=port).via
+    assert via == choosing(docker, host="localhost", port=port).runner.via
 
 
 @pytest.mark.parametrize("host", [None, "localhost", "db.example.com"])
 def test_host_forces_the_host_and_docker_is_not_asked(
     docker: FakeDocker, talk: pytest.LogCaptureFixture, host: str | None
 ) -> None:
-    assert "host" == choosing(docker, via="host", host=host).via
+    assert "host" == choosing(docker, via="host", host=host).runner.via
     assert ([], "") == (docker.calls, talk.text)
 
 
@@ -172,14 +171,16 @@ def test_echo_and_dry_reach_the_runner_and_the_question_is_asked_all_the_same(
     docker: FakeDocker,
 ) -> None:
     shows(docker, inspected())
-    chosen = choosing(docker, echo=True, dry=True)
+    choice = choosing(docker, echo=True, dry=True)
 
-    assert (True, True) == (chosen.context.config.run.echo, chosen.context.config.run.dry)
+    assert isinstance(choice.runner, ExecRunner)
+    assert choice.runner.echo
+    assert choice.runner.dry
     assert 1 == len(docker.calls)
 
 
 PORTS = (
-    "Container repom_postgres publishes port 5433, and host pg_dump uses port 5432;"
+    "Container repom_postgres publishes port 5433, but the settings say port 5432;"
     " to use the container, set POSTGRES_PORT to 5433"
 )
 
@@ -206,10 +207,10 @@ TROUBLES = {
 }
 
 
-def falls_back(chosen: HostRunner, talk: pytest.LogCaptureFixture, state: str) -> None:
+def falls_back(choice: Choice, talk: pytest.LogCaptureFixture, state: str) -> None:
     message = f"Container repom_postgres is not running ({state})"
-    assert "host" == chosen.via
-    assert message == chosen.fallback
+    assert "host" == choice.runner.via
+    assert message == choice.fallback
     assert [f"{message}, using host pg_dump"] == talk.messages
     assert [logging.WARNING] == [record.levelno for record in talk.records]
 
@@ -291,7 +292,7 @@ def test_docker_forced_and_not_running_says_what_to_do(docker: FakeDocker, state
 
     assert 3 == caught.value.exit_status
     assert f"Container repom_postgres is not running ({state})" == caught.value.message
-    assert "invoke postgres.start" in caught.value.hint
+    assert "postgres.start" in caught.value.hint
 
 
 @pytest.mark.parametrize(("said", "state"), [(ABSENT, "absent"), (DENIED, "no permission")])
@@ -447,7 +448,7 @@ def test_the_same_port_of_another_address_is_another_server(
     shown["NetworkSettings"]["Ports"] = bound
     shows(docker, shown)
 
-    assert via == choosing(docker, host=host, port=5432).via
+    assert via == choosing(docker, host=host, port=5432).runner.via
 
 
 def test_the_port_of_another_service_in_the_container_is_another_server(
@@ -457,7 +458,7 @@ def test_the_port_of_another_service_in_the_container_is_another_server(
     shown["NetworkSettings"]["Ports"]["8080/tcp"] = [{"HostIp": "0.0.0.0", "HostPort": "8432"}]
     shows(docker, shown)
 
-    assert "host" == choosing(docker, host="localhost", port=8432).via
+    assert "host" == choosing(docker, host="localhost", port=8432).runner.via
 
 
 # -- the Compose service ------------------------------------------------------------------
@@ -491,9 +492,9 @@ def of_service(docker: FakeDocker, project: Path | None = None) -> Container:
 def test_a_compose_service_is_found_by_its_labels(docker: FakeDocker, host: str | None) -> None:
     compose(docker, service("shop-db-1"))
 
-    chosen = choosing(docker, service="db", host=host)
+    choice = choosing(docker, service="db", host=host)
 
-    assert "container shop-db-1" == chosen.where
+    assert "container shop-db-1" == choice.runner.where
 
 
 @pytest.mark.parametrize(
@@ -523,9 +524,9 @@ def test_a_folder_above_or_below_is_another_project_and_told_of(
     there = (Path.cwd() / folder).resolve()
     compose(docker, service("x", state, **{"project.working_dir": str(there)}))
 
-    chosen = choosing(docker, service="db")
+    choice = choosing(docker, service="db")
 
-    assert "Container of the Compose service db is not running (absent)" == chosen.fallback
+    assert "Container of the Compose service db is not running (absent)" == choice.fallback
     assert (
         f"Container x is the service db of the Compose project in {there};"
         " to use it, set REPOM_CONTAINER to x"
@@ -563,7 +564,7 @@ def test_another_compose_project_of_this_folder_alone_is_not_it(
     compose(docker, service("ci-db-1", project="ci"))
     says(docker, "shop", "db")
 
-    assert "host" == choosing(docker, service="db").via
+    assert "host" == choosing(docker, service="db").runner.via
     assert "set REPOM_CONTAINER to ci-db-1" in talk.text
 
 
@@ -590,8 +591,8 @@ def test_what_compose_quotes_of_a_dotenv_file_is_not_passed_on(docker: FakeDocke
     said = "failed to read .env: line 1: unterminated quoted value 's3cret"
     docker.answers("compose", stderr=said, status=1)
 
-    with pytest.raises(engine.EngineSilent) as caught:
-        engine.ask(docker.program, ["compose"])
+    with pytest.raises(EngineSilent) as caught:
+        Engine(docker.program).ask("compose")
 
     assert "unterminated quoted value" in caught.value.reason
     assert "s3cret" not in str(caught.value)
@@ -617,9 +618,9 @@ def test_no_container_of_the_service_is_named_as_such(
     docker: FakeDocker, talk: pytest.LogCaptureFixture
 ) -> None:
     compose(docker)
-    chosen = choosing(docker, service="db")
+    choice = choosing(docker, service="db")
 
-    assert "Container of the Compose service db is not running (absent)" == chosen.fallback
+    assert "Container of the Compose service db is not running (absent)" == choice.fallback
 
 
 @pytest.mark.parametrize("via", ["auto", "docker"])
@@ -719,4 +720,4 @@ def test_the_users_own_configuration_of_docker_reaches_it(
     docker.runs("show", 'printf %s "$DOCKER_CONFIG"')
     monkeypatch.setenv("DOCKER_CONFIG", "/mine")
 
-    assert "/mine" == engine.ask(docker.program, ["show"])
+    assert "/mine" == Engine(docker.program).ask("show")

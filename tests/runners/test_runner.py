@@ -16,9 +16,10 @@ from invoke.exceptions import UnexpectedExit
 
 from repom.errors import CommandFailed, Damaged, Unreachable
 from repom.runners import process
-from repom.runners.exec import DockerRunner, exec_argv
+from repom.runners.exec import ExecRunner
 from repom.runners.host import HostRunner
-from repom.runners.process import Stalled, client_environment, display, is_pumped, popen_options
+from repom.runners.process import Stalled, client_environment, display, popen_options
+from repom.runners.runner import Runner
 from tests.fakes import FakeDocker
 
 EVERY_BYTE = bytes(range(256)) * 4096
@@ -128,14 +129,6 @@ def test_a_program_that_stops_reading_speaks_for_itself() -> None:
     assert ("enough", 3) == (caught.value.result.stderr, caught.value.result.exited)
 
 
-def test_what_is_a_file_is_handed_over_and_what_is_not_is_pumped(tmp_path: Path) -> None:
-    with (tmp_path / "x").open("w+b") as file:
-        assert not is_pumped(file)
-    assert not is_pumped(None)
-    assert is_pumped([b"x"])
-    assert is_pumped(b"x" for _ in range(2))
-
-
 # -- failures -----------------------------------------------------------------------------
 
 
@@ -185,8 +178,7 @@ def test_a_missing_program_is_unreachable(warn: bool) -> None:
 
 def test_a_program_that_may_not_be_run_is_unreachable(tmp_path: Path) -> None:
     (tmp_path / "pg_dump").touch()
-    runner = HostRunner()
-    runner.bin = str(tmp_path)
+    runner = HostRunner(str(tmp_path))
 
     with pytest.raises(Unreachable, match=r"pg_dump"):
         runner.run(["pg_dump"])
@@ -194,19 +186,18 @@ def test_a_program_that_may_not_be_run_is_unreachable(tmp_path: Path) -> None:
 
 def test_a_missing_program_on_the_terminal_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="no-such-program"):
-        HostRunner().interactive(["no-such-program"])
+        HostRunner().interactive(["no-such-program"], {})
 
 
 def test_a_program_on_the_terminal_returns_its_status() -> None:
-    assert 7 == HostRunner().interactive(python("sys.exit(7)"))
+    assert 7 == HostRunner().interactive(python("sys.exit(7)"), {})
 
 
 def test_programs_are_taken_from_the_folder_that_was_chosen(tmp_path: Path) -> None:
-    runner = HostRunner()
-
-    assert "psql" == runner.program("psql")
-    runner.bin = str(tmp_path)
-    assert str(tmp_path / "psql") == runner.program("psql")
+    program = tmp_path / "psql"
+    program.write_text("#!/bin/sh\necho mine\n")
+    program.chmod(0o755)
+    assert HostRunner(str(tmp_path)).run(["psql"]).stdout == "mine\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="asks for processes as POSIX does")
@@ -363,26 +354,34 @@ def test_a_command_is_shown_as_one_would_type_it(
     assert shown == display(argv, platform)
 
 
+OWN = ("-e", "PGAPPNAME", "-e", "PGHOST")
+
 # -- docker exec --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("env", "interactive", "expected"),
     [
-        ({}, False, ["docker", "exec", "shop", "psql", "-X"]),
-        ({}, True, ["docker", "exec", "-i", "shop", "psql", "-X"]),
+        ({}, False, ["docker", "exec", *OWN, "shop", "psql", "-X"]),
+        ({}, True, ["docker", "exec", "-i", *OWN, "shop", "psql", "-X"]),
         (
             {"PGPASSWORD": "s3cret", "A": "b"},
             True,
-            ["docker", "exec", "-i", "-e", "PGPASSWORD", "-e", "A", "shop", "psql", "-X"],
+            ["docker", "exec", "-i", *OWN, "-e", "PGPASSWORD", "-e", "A", "shop", "psql", "-X"],
         ),
     ],
     ids=["no input", "input", "variables by name"],
 )
 def test_docker_exec_gets_variables_by_name_and_no_terminal(
-    env: dict[str, str], interactive: bool, expected: list[str]
+    env: dict[str, str],
+    interactive: bool,
+    expected: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert expected == exec_argv("docker", "shop", ["psql", "-X"], env, interactive=interactive)
+    caplog.set_level(logging.INFO, logger="repom")
+    stdin = [b""] if interactive else None
+    ExecRunner("docker", "shop", "shop", dry=True).run(["psql", "-X"], stdin=stdin, env=env)
+    assert caplog.messages[-1] == f"$ {' '.join(expected)}"
 
 
 SKIP_TO_COMMAND = (
@@ -391,13 +390,13 @@ SKIP_TO_COMMAND = (
 
 
 @pytest.fixture
-def inside(docker: FakeDocker) -> DockerRunner:
+def inside(docker: FakeDocker) -> ExecRunner:
     """A runner whose container is this host, so that `sh` and the rest are real."""
     docker.runs("exec ", f'{SKIP_TO_COMMAND} exec "$@"')
-    return DockerRunner(docker.program, "the-id", "shop")
+    return ExecRunner(docker.program, "the-id", "shop")
 
 
-def test_a_whole_stream_is_taken_without_its_proof(inside: DockerRunner, tmp_path: Path) -> None:
+def test_a_whole_stream_is_taken_without_its_proof(inside: ExecRunner, tmp_path: Path) -> None:
     with (tmp_path / "out").open("w+b") as stdout:
         inside.run(COPY, stdin=[EVERY_BYTE], stdout=stdout)
 
@@ -423,7 +422,7 @@ def test_a_stream_without_its_proof_is_no_success_although_docker_exits_0(
         (tmp_path / "out").open("w+b") as stdout,
         pytest.raises(CommandFailed, match="ended before"),
     ):
-        DockerRunner(docker.program, "the-id", "shop").run(["pg_dump"], stdout=stdout)
+        ExecRunner(docker.program, "the-id", "shop").run(["pg_dump"], stdout=stdout)
 
 
 @pytest.mark.parametrize("status", [126, 127, 1, 137])
@@ -434,13 +433,13 @@ def test_an_engines_words_on_the_output_are_no_dump(
     docker.answers("exec ", f"{oci}\n", status=status)
 
     with (tmp_path / "out").open("w+b") as stdout, pytest.raises(UnexpectedExit) as caught:
-        DockerRunner(docker.program, "the-id", "shop").run(["pg_dump"], stdout=stdout)
+        ExecRunner(docker.program, "the-id", "shop").run(["pg_dump"], stdout=stdout)
 
     assert status == caught.value.result.exited
 
 
 def test_a_program_that_fails_in_the_container_gives_no_proof(
-    inside: DockerRunner, tmp_path: Path
+    inside: ExecRunner, tmp_path: Path
 ) -> None:
     argv = python("sys.stdout.write('half'); sys.exit(3)")
     with (tmp_path / "out").open("w+b") as stdout, pytest.raises(UnexpectedExit) as caught:
@@ -450,7 +449,7 @@ def test_a_program_that_fails_in_the_container_gives_no_proof(
     assert b"half" == (tmp_path / "out").read_bytes()
 
 
-def test_arguments_reach_the_program_as_they_are(inside: DockerRunner, tmp_path: Path) -> None:
+def test_arguments_reach_the_program_as_they_are(inside: ExecRunner, tmp_path: Path) -> None:
     odd = ["a b", "$HOME", "`id`", "'", '"', "\\", "*", "", "dbname='a b'", "ü\n"]
     show = python("sys.stdout.write(repr(sys.argv[1:]))", *odd)
     with (tmp_path / "out").open("w+b") as stdout:
@@ -460,7 +459,7 @@ def test_arguments_reach_the_program_as_they_are(inside: DockerRunner, tmp_path:
     assert repr(odd) == inside.run(show).stdout
 
 
-def test_a_password_goes_by_the_environment_alone(inside: DockerRunner, docker: FakeDocker) -> None:
+def test_a_password_goes_by_the_environment_alone(inside: ExecRunner, docker: FakeDocker) -> None:
     show = python("print(os.environ['PGPASSWORD'])")
 
     said = inside.run(show, env={"PGPASSWORD": "s3cret"}).stdout
@@ -471,7 +470,7 @@ def test_a_password_goes_by_the_environment_alone(inside: DockerRunner, docker: 
 
 
 def test_the_containers_own_libpq_host_does_not_count(
-    inside: DockerRunner, docker: FakeDocker
+    inside: ExecRunner, docker: FakeDocker
 ) -> None:
     said = inside.run(python("print(os.environ['PGHOST'] + '|' + os.environ['PGAPPNAME'])")).stdout
 
@@ -479,7 +478,7 @@ def test_the_containers_own_libpq_host_does_not_count(
 
 
 def test_a_dry_run_needs_no_proof(docker: FakeDocker, tmp_path: Path) -> None:
-    runner = DockerRunner(docker.program, "the-id", "shop", dry=True)
+    runner = ExecRunner(docker.program, "the-id", "shop", dry=True)
     with (tmp_path / "out").open("w+b") as stdout:
         assert runner.run(["pg_dump"], stdout=stdout).ok
 
@@ -498,12 +497,12 @@ def test_on_the_host_a_program_gets_the_files_path(tmp_path: Path) -> None:
     assert f"{len(EVERY_BYTE)}\n" == said
 
 
-def copies(runner: HostRunner) -> list[Path]:
+def copies(runner: Runner) -> list[Path]:
     return list(Path("/tmp").glob(f"{runner.session}-*"))
 
 
 def test_in_the_container_a_private_copy_is_read_and_removed(
-    inside: DockerRunner, tmp_path: Path
+    inside: ExecRunner, tmp_path: Path
 ) -> None:
     (tmp_path / "in").write_bytes(EVERY_BYTE)
     script = "f = sys.argv[-1]; print(os.path.getsize(f), oct(os.stat(f).st_mode)[-3:], f)"
@@ -515,7 +514,7 @@ def test_in_the_container_a_private_copy_is_read_and_removed(
     assert [] == copies(inside)
 
 
-def test_the_copy_is_removed_when_the_program_fails(inside: DockerRunner, tmp_path: Path) -> None:
+def test_the_copy_is_removed_when_the_program_fails(inside: ExecRunner, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"x")
 
     with pytest.raises(UnexpectedExit) as caught:
@@ -527,7 +526,7 @@ def test_the_copy_is_removed_when_the_program_fails(inside: DockerRunner, tmp_pa
 
 def test_a_copy_that_is_incomplete_is_not_used(docker: FakeDocker, tmp_path: Path) -> None:
     docker.runs("exec ", f'{SKIP_TO_COMMAND} head -c 1000 | "$@"')
-    runner = DockerRunner(docker.program, "the-id", "shop")
+    runner = ExecRunner(docker.program, "the-id", "shop")
     (tmp_path / "in").write_bytes(EVERY_BYTE)
 
     with pytest.raises(UnexpectedExit) as caught:

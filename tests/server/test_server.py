@@ -14,15 +14,17 @@ import pytest
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
 from repom.runners import discover, engine
 from repom.runners.discover import PROJECT_LABEL, Container
-from repom.server import cluster, containers, credentials, server
+from repom.runners.engine import Engine, Trouble
+from repom.server import cluster, containers, credentials, probe, server, volumes
 from repom.settings import Settings
+from repom.settings.address import Address
 from repom.settings.dotenv import read_dotenv
 from repom.tasks.postgres import table
 from tests.fakes import FakeDocker, inspected
 
 PROJECT = Path("/work/shop")
-EMPTY = Settings(project=PROJECT, backend="sqlite", database="data/repom.sqlite3", configured=False)
-SHOP = Settings(project=PROJECT, backend="postgresql", database="shop", user="me", password="pw")
+EMPTY = Settings(PROJECT, configured=False)
+SHOP = Settings(PROJECT, Address(user="me", database="shop", password="pw"))
 
 
 def test_create_argv() -> None:
@@ -72,7 +74,7 @@ def test_compose_argv() -> None:
     ],
 )
 def test_data_mount(pgdata: str, mounts: list[str], expected: str) -> None:
-    assert containers.data_mount({"PGDATA": pgdata}, mounts) == expected
+    assert discover.data_mount({"PGDATA": pgdata}, mounts) == expected
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_data_mount(pgdata: str, mounts: list[str], expected: str) -> None:
     ],
 )
 def test_versions(looked: str, expected: object) -> None:
-    assert containers.versions(looked) == expected
+    assert volumes.versions(looked) == expected
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_versions(looked: str, expected: object) -> None:
     ],
 )
 def test_failure(said: str, kind: type[Exception], message: str) -> None:
-    error = containers.failure(said)
+    error = engine.failure(said)
     assert type(error) is kind
     assert error.message == message
 
@@ -151,8 +153,8 @@ def test_check_port(platform: str) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(Refused, match=f"Port {port} on this machine is taken"):
-            containers.check_port(port, platform)
-    containers.check_port(port, platform)
+            probe.check_port(port, platform)
+    probe.check_port(port, platform)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_which_volumes_were_made_for_the_project(
     volume: str, labels: dict[str, str], of_container: dict[str, str], expected: bool
 ) -> None:
     found = Container("db", "exited", "id", labels=of_container)
-    assert containers.made_for(PROJECT, volume, labels, found) is expected
+    assert volumes.made_for(PROJECT, volume, labels, found) is expected
 
 
 NOT_TOLD = {
@@ -216,6 +218,11 @@ NOT_TOLD = {
 }
 
 
+def create(settings: Settings) -> None:
+    absent = Container(settings.container, "absent", trouble=Trouble.ABSENT)
+    containers.ContainerServer(settings, absent).create()
+
+
 @pytest.mark.parametrize("said", NOT_TOLD.values(), ids=list(NOT_TOLD))
 def test_an_engine_that_does_not_tell_is_not_an_absence(
     docker: FakeDocker, tmp_path: Path, said: str
@@ -224,7 +231,7 @@ def test_an_engine_that_does_not_tell_is_not_an_absence(
     docker.answers("image inspect", '[{"Config": {}}]')
     settings = replace(SHOP, project=tmp_path, docker=docker.program)
     with pytest.raises(Unreachable, match="does not answer") as caught:
-        containers.create(replace(settings, container="shop"))
+        create(replace(settings, container="shop"))
     assert "\n" not in str(caught.value)
     assert "docker info" in caught.value.hint
     assert [each.split()[:2] for each in docker.calls] == [
@@ -237,7 +244,7 @@ def test_an_engine_that_does_not_tell_is_not_an_absence(
 def test_a_program_that_is_no_engine_tells_nothing(docker: FakeDocker, answer: str) -> None:
     docker.answers("volume inspect", answer)
     with pytest.raises(Unreachable, match="unexpected output"):
-        containers.details(docker.program, "volume", "shop_data")
+        volumes.labels_of(Engine(docker.program), "shop_data")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +258,7 @@ def test_a_program_that_is_no_engine_tells_nothing(docker: FakeDocker, answer: s
 )
 def test_what_there_is_not_is_nothing(docker: FakeDocker, said: str) -> None:
     docker.answers("volume inspect", "[]\n", said, status=1)
-    assert containers.details(docker.program, "volume", "shop_data") == {}
+    assert volumes.labels_of(Engine(docker.program), "shop_data") is None
 
 
 @pytest.mark.parametrize("said", NOT_TOLD.values(), ids=list(NOT_TOLD))
@@ -272,7 +279,7 @@ def test_volume_of_a_service_without_a_container_is_not_guessed(
     docker.answers("ps -aq")
     settings = replace(SHOP, project=tmp_path, docker=docker.program, compose_service="db")
     assert server.remove(settings).data == ""
-    with pytest.raises(Refused, match=r"no container of the Compose service db .*down --volumes"):
+    with pytest.raises(Refused, match=r"no container of the Compose service db, .*down --volumes"):
         server.remove(settings, volume=True)
 
 
@@ -285,8 +292,8 @@ def test_engine_without_a_filter_for_ports_can_start(docker: FakeDocker, tmp_pat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    known = replace(SHOP, project=tmp_path, docker=docker.program)
-    containers.create(replace(known, container="shop", port=port))
+    known = replace(SHOP, project=tmp_path, docker=docker.program, container="shop")
+    create(replace(known, address=replace(SHOP.address, port=port)))
     assert docker.calls[-1] == "start shop"
 
 
@@ -343,31 +350,32 @@ def test_a_neighbours_private_folder_is_there(unprivileged: Path, moved: bool) -
 
 
 @pytest.mark.parametrize(
-    ("state", "via", "expected"),
+    ("trouble", "via", "expected"),
     [
-        ("absent", "auto", False),
-        ("absent", "host", True),
-        ("absent", "docker", False),
-        ("docker is not installed", "auto", True),
-        ("docker is not installed", "docker", False),
-        ("the Docker daemon is not running", "auto", True),
-        ("no permission to use the Docker socket", "auto", False),
-        ("unexpected end of the world", "auto", False),
+        (Trouble.ABSENT, "auto", False),
+        (Trouble.ABSENT, "host", True),
+        (Trouble.ABSENT, "docker", False),
+        (Trouble.NOT_INSTALLED, "auto", True),
+        (Trouble.NOT_INSTALLED, "docker", False),
+        (Trouble.NOT_RUNNING, "auto", True),
+        (Trouble.FORBIDDEN, "auto", False),
+        (Trouble.OTHER, "auto", False),
     ],
 )
-def test_is_local(state: str, via: str, expected: bool, tmp_path: Path) -> None:
+def test_is_local(trouble: Trouble, via: str, expected: bool, tmp_path: Path) -> None:
     settings = replace(SHOP, project=tmp_path, via=via)
-    assert server._is_local(settings, Container("db", state)) is expected
+    found = Container("db", "whatever it is called", trouble=trouble)
+    assert server.is_local(settings, found) is expected
 
 
 def test_existing_cluster_comes_before_a_new_container(tmp_path: Path) -> None:
     folder = cluster.folder(tmp_path)
     folder.mkdir(parents=True)
-    absent = Container("db", "absent")
+    absent = Container("db", "absent", trouble=Trouble.ABSENT)
     (folder / "PG_VERSION").write_text("17\n")
-    assert not server._is_local(replace(SHOP, project=tmp_path), absent), "a Compose mount"
+    assert not server.is_local(replace(SHOP, project=tmp_path), absent), "a Compose mount"
     (folder / cluster.LOG).touch()
-    assert server._is_local(replace(SHOP, project=tmp_path), absent)
+    assert server.is_local(replace(SHOP, project=tmp_path), absent)
     assert cluster.version(tmp_path) == "17"
 
 
@@ -375,7 +383,10 @@ def test_existing_cluster_comes_before_a_new_container(tmp_path: Path) -> None:
     "settings",
     [
         pytest.param(replace(EMPTY, configured=True), id="SQLite on purpose"),
-        pytest.param(replace(SHOP, host="db.example.com"), id="another machine"),
+        pytest.param(
+            replace(SHOP, address=replace(SHOP.address, host="db.example.com")),
+            id="another machine",
+        ),
     ],
 )
 def test_target_that_cannot_be_started(settings: Settings) -> None:
@@ -388,7 +399,10 @@ def test_target_that_cannot_be_started(settings: Settings) -> None:
     [
         pytest.param(EMPTY, id="nothing configured"),
         *(
-            pytest.param(replace(SHOP, host=host, compose_service="db"), id=f"host {host}")
+            pytest.param(
+                replace(SHOP, address=Address(host, database="shop"), compose_service="db"),
+                id=f"host {host}",
+            )
             for host in (None, "localhost", "::1", "/run/postgresql", "db")
         ),
     ],
@@ -406,7 +420,10 @@ def test_complete_makes_up_what_nobody_chose() -> None:
     assert len(made.password or "") >= 32
     assert credentials.complete(EMPTY).password != made.password
     assert credentials.complete(SHOP) == SHOP
-    assert credentials.complete(replace(SHOP, password=None)).user == "me"
+    assert (
+        credentials.complete(replace(SHOP, address=replace(SHOP.address, password=None))).user
+        == "me"
+    )
 
 
 @pytest.mark.parametrize(
@@ -426,7 +443,7 @@ def test_complete_makes_up_what_nobody_chose() -> None:
             id="settings win",
         ),
         pytest.param(
-            replace(SHOP, password=None),
+            replace(SHOP, address=replace(SHOP.address, password=None)),
             {"POSTGRES_PASSWORD": "b"},
             ("me", "shop", "b"),
             id="the password alone",
@@ -559,21 +576,24 @@ def test_neither_engine_nor_programs(tmp_path: Path) -> None:
 
 
 def test_url_is_masked_and_quoted() -> None:
-    shown = server._describe_local(replace(SHOP, user="a@b", database="c/d", password="pw"))
+    settings = replace(
+        SHOP, address=Address(user="a@b", database="c/d", password="pw"), docker="/no/docker"
+    )
+    shown = server.status(settings)
     assert shown.url == "postgresql://a%40b:***@127.0.0.1:5432/c%2Fd"
     assert "pw" not in repr(shown)
 
 
 def test_table_has_a_line_for_each_value() -> None:
-    shown = server._describe_local(SHOP)
+    shown = server.status(replace(SHOP, docker="/no/docker"))
     assert table(shown, ("host", "image", "port")) == "host      127.0.0.1\nport      5432"
 
 
 def test_waiting_takes_two_answers() -> None:
     complaints = iter(["starting", "", "starting", "", ""])
-    assert server._wait(lambda: next(complaints), lambda: "running") == ""
+    assert probe.wait(lambda: next(complaints), lambda: "running") == ""
     assert list(complaints) == []
 
 
 def test_waiting_ends_when_the_server_does() -> None:
-    assert server._wait(lambda: "no", lambda: "exited") == "does not stay up (exited)"
+    assert probe.wait(lambda: "no", lambda: "exited") == "does not stay up (exited)"

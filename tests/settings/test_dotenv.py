@@ -7,6 +7,9 @@ import traceback
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from repom.errors import SettingsError
 from repom.settings.dotenv import read_dotenv
@@ -73,6 +76,25 @@ def test_a_dotenv_file_is_read_as_compose_reads_it(text: str, value: str, ending
     Path(".env").write_bytes((text.replace("\n", separator) + end).encode())
 
     assert value == read_dotenv(Path(".env"), ENVIRON)["A"]
+
+
+SPECIAL = "#$'\"\\`"
+PLAIN = st.text(
+    st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters=SPECIAL),
+    min_size=1,
+)
+QUOTES = st.sampled_from(["{}", "'{}'", '"{}"', " {}", "{} # comment"])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.from_regex(r"[A-Z_]+", fullmatch=True), PLAIN, QUOTES)))
+def test_plain_lines_are_read_as_python_dotenv_reads_them(
+    lines: list[tuple[str, str, str]],
+) -> None:
+    path = Path(".env")
+    path.write_text("".join(f"{n}={quotes.format(v)}\n" for n, v, quotes in lines), "utf-8")
+
+    assert dotenv_values(path) == read_dotenv(path, {})
 
 
 REFUSED = {

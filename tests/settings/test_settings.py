@@ -13,7 +13,8 @@ from invoke import Config
 
 from repom.errors import SettingsError
 from repom.settings import Settings, find_project
-from repom.settings.sources import KEYS, OPTIONS
+from repom.settings.address import Address
+from repom.settings.sources import KEYS
 from repom.tasks.console import DEFAULTS
 
 CANARY = "s3cret-c4nary"
@@ -70,35 +71,39 @@ def test_nothing_configured_is_the_embedded_default(tmp_path: Path) -> None:
 
     assert settings == Settings(
         tmp_path,
-        "sqlite",
-        "data/repom.sqlite3",
+        sqlite="data/repom.sqlite3",
         configured=False,
+        container="repom_postgres",
+        image="postgres:18",
+        via="auto",
+        docker="docker",
         backup_dir=tmp_path / "backups",
-        jobs=OPTIONS["jobs"][0],
+        keep=7,
+        undo_keep=1,
+        format="custom",
+        jobs=min(os.cpu_count() or 1, 8),
     )
 
 
 def test_every_setting_can_be_given_in_the_environment(tmp_path: Path) -> None:
-    settings = load(
-        {
-            "REPOM_DATABASE_URL": "sqlite:///shop.db",
-            "REPOM_CONTAINER": "shop_db",
-            "REPOM_COMPOSE_SERVICE": "db",
-            "REPOM_IMAGE": "registry.example:5000/postgres:17@sha256:ab",
-            "REPOM_VIA": "host",
-            "REPOM_DOCKER": "podman",
-            "REPOM_BACKUP_DIR": "kept",
-            "REPOM_KEEP": "3",
-            "REPOM_UNDO_KEEP": "0",
-            "REPOM_FORMAT": "plain",
-            "REPOM_JOBS": "2",
-        }
-    )
+    environ = {
+        "REPOM_DATABASE_URL": "sqlite:///shop.db",
+        "REPOM_CONTAINER": "shop_db",
+        "REPOM_COMPOSE_SERVICE": "db",
+        "REPOM_IMAGE": "registry.example:5000/postgres:17@sha256:ab",
+        "REPOM_VIA": "host",
+        "REPOM_DOCKER": "podman",
+        "REPOM_BACKUP_DIR": "kept",
+        "REPOM_KEEP": "3",
+        "REPOM_UNDO_KEEP": "0",
+        "REPOM_FORMAT": "plain",
+        "REPOM_JOBS": "2",
+    }
 
-    assert settings == Settings(
+    assert {f"REPOM_{key.upper()}" for key in KEYS} == environ.keys()
+    assert load(environ) == Settings(
         tmp_path,
-        "sqlite",
-        "shop.db",
+        sqlite="shop.db",
         container="shop_db",
         compose_service="db",
         image="registry.example:5000/postgres:17@sha256:ab",
@@ -110,10 +115,6 @@ def test_every_setting_can_be_given_in_the_environment(tmp_path: Path) -> None:
         format="plain",
         jobs=2,
     )
-
-
-def test_the_keys_of_invokes_configuration_are_those_of_the_environment() -> None:
-    assert {"database_url", *OPTIONS} == set(KEYS)
 
 
 def test_settings_do_not_change() -> None:
@@ -180,7 +181,7 @@ def test_dry_and_echo_are_invokes() -> None:
 
 
 @pytest.mark.parametrize("keep", ["0", "abc", 0])
-def test_replacing_a_setting_checks_it(keep: object) -> None:
+def test_replacing_a_setting_checks_it(keep: str | int) -> None:
     with pytest.raises(SettingsError, match="1 or more"):
         load().having(keep=keep)
 
@@ -456,7 +457,7 @@ def test_a_postgresql_url_is_read(url: str, expected: tuple[object, ...]) -> Non
 
     assert "postgresql" == s.backend
     assert expected == (s.database, s.user, s.password, s.host, s.port)
-    assert () == s.options
+    assert ((), "") == (s.address.options, s.address.session)
 
 
 @pytest.mark.parametrize(
@@ -567,22 +568,19 @@ def test_the_password_is_read_and_in_no_representation(environ: dict[str, str]) 
     ],
 )
 def test_only_another_machine_is_remote(host: str | None, remote: str | None) -> None:
-    settings = Settings(Path(), "postgresql", "shop", host=host, compose_service="db")
+    settings = Settings(Path(), Address(host, database="shop"), compose_service="db")
 
     assert remote == settings.remote_host
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"host": "db", "compose_service": "db"}, {"host": "shop_pg", "container": "shop_pg"}],
-    ids=["service", "container"],
-)
+@pytest.mark.parametrize("service", ["shop_pg", None], ids=["service", "container"])
 def test_a_containers_name_is_another_machine_for_programs_on_the_host(
-    settings: dict[str, str],
+    service: str | None,
 ) -> None:
-    found = Settings(Path(), "postgresql", "shop", **settings)  # type: ignore[arg-type]
+    address = Address("shop_pg", database="shop")
+    found = Settings(Path(), address, container="shop_pg", compose_service=service)
 
-    assert (None, settings["host"]) == (found.remote_from("docker"), found.remote_from("host"))
+    assert (None, "shop_pg") == (found.remote_from("docker"), found.remote_from("host"))
 
 
 def test_importing_the_settings_does_not_import_sqlalchemy_or_dotenv() -> None:

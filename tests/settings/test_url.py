@@ -1,19 +1,29 @@
 from __future__ import annotations
 
 import traceback
+from urllib.parse import unquote
 
 import pytest
-from sqlalchemy.engine import make_url
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.engine import URL, make_url
 
 from repom.errors import SettingsError
-from repom.settings.url import PASSED, Url, parse
+from repom.settings.address import Address
+from repom.settings.url import PASSED, of_sqlalchemy, parse
 from tests.settings.test_settings import POSTGRESQL
 
 CANARY = "s3cretc4nary"
 
 
-def of_query(query: str) -> Url:
-    return parse(f"postgresql://db/shop?{query}", "DATABASE_URL")
+def address(url: str) -> Address:
+    found = parse(url, "DATABASE_URL")
+    assert isinstance(found, Address)
+    return found
+
+
+def of_query(query: str) -> Address:
+    return address(f"postgresql://db/shop?{query}")
 
 
 def refusal(url: str) -> SettingsError:
@@ -28,11 +38,50 @@ def refusal(url: str) -> SettingsError:
     "url", [u for u, _ in POSTGRESQL if "?" not in u and "%2D" not in u and "%2F" not in u[:16]]
 )
 def test_a_url_is_read_as_sqlalchemy_reads_it(url: str) -> None:
-    theirs, ours = make_url(url), parse(url, "DATABASE_URL")
-    user = theirs.username or "postgres"
+    assert as_sqlalchemy_reads(url) == address(url)
 
-    assert (theirs.host, theirs.port, user) == (ours.host, ours.port, ours.user)
-    assert (theirs.password, theirs.database or user) == (ours.password, ours.database)
+
+def as_sqlalchemy_reads(url: str) -> Address:
+    theirs = make_url(url)
+    user = theirs.username or "postgres"
+    database = theirs.database or user
+    host = unquote(theirs.host or "") or None  # which only libpq decodes
+    password = theirs.password or None
+    return Address(host, theirs.port, user, database, password)
+
+
+#: What has a meaning in a URL, beside letters, digits and characters of other alphabets.
+TEXT = st.text(st.sampled_from("ab1:/@?#[]%+ &=,.\\'\"~é"), min_size=1, max_size=12)
+HOSTS = st.sampled_from(["db", "db.example.com", "10.0.0.1", "::1", "localhost"])
+
+
+@settings(deadline=None)
+@given(user=TEXT, password=TEXT, host=HOSTS, port=st.none() | st.integers(1, 65535), name=TEXT)
+def test_a_url_that_sqlalchemy_writes_is_read_as_it_reads_it(
+    user: str, password: str, host: str, port: int | None, name: str
+) -> None:
+    url = URL.create("postgresql", user, password, host, port, name)
+    expected = Address(host, port, user, name, password)
+
+    assert expected == address(url.render_as_string(hide_password=False))
+    assert expected == of_sqlalchemy(url)
+
+
+PIECES = st.sampled_from([*"ab1:/@#[]%+ ,.-é", "%40", "%2F", "::1", "db"])
+
+
+@settings(deadline=None)
+@given(st.lists(PIECES, max_size=12).map("".join))
+@example("u:p%40@h:1/d%20b")
+def test_whatever_is_read_at_all_is_read_as_sqlalchemy_reads_it(text: str) -> None:
+    url = f"postgresql://{text}"
+    try:
+        ours = address(url)
+    except SettingsError as refused:
+        assert "DATABASE_URL" in refused.message
+        return
+
+    assert as_sqlalchemy_reads(url) == ours
 
 
 # -- parameters ---------------------------------------------------------------------------
@@ -43,16 +92,16 @@ def test_what_libpq_takes_is_passed_on(name: str) -> None:
     assert ((name, "5"),) == of_query(f"{name}=5").options
 
 
-def test_what_a_pool_takes_is_left_out_in_silence() -> None:
+def test_what_a_pool_takes_is_left_out_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     url = "pool_size=5&connection_limit=3&schema=x&pgbouncer=true&application_name=a&echo="
 
-    assert ((), "", ()) == (of_query(url).options, of_query(url).session, of_query(url).unknown)
+    assert ((), "") == (of_query(url).options, of_query(url).session)
+    assert [] == caplog.messages
 
 
-def test_what_nobody_knows_is_left_out_and_told_of() -> None:
-    found = of_query("statusColor=686B6F&sslmode=require")
-
-    assert (("statusColor",), (("sslmode", "require"),)) == (found.unknown, found.options)
+def test_an_unknown_parameter_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert (("sslmode", "require"),) == of_query("statusColor=686B6F&sslmode=require").options
+    assert ["Ignoring parameters of DATABASE_URL: statusColor"] == caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -125,7 +174,7 @@ def test_what_is_said_twice_and_differently_is_refused(url: str) -> None:
 
 
 def test_what_is_said_twice_alike_is_read() -> None:
-    assert "h" == parse("postgresql://h/shop?host=h&dbname=shop", "x").host
+    assert "h" == address("postgresql://h/shop?host=h&dbname=shop").host
 
 
 # -- passwords that were not encoded ------------------------------------------------------
@@ -169,10 +218,10 @@ def test_a_host_with_an_at_sign_says_what_to_do() -> None:
     "password", ["p%40ss", "p/ss", "p#ss", "p?ss", "p:ss", "[p", "p]", "p%2F%23", "12a/x"]
 )
 def test_other_special_characters_in_a_password_are_read(password: str) -> None:
-    found = parse(f"postgresql://app:{password}@host/db", "x")
+    url = f"postgresql://app:{password}@host/db"
 
-    assert ("host", "db") == (found.host, found.database)
-    assert make_url(f"postgresql://app:{password}@host/db").password == found.password
+    assert ("host", "db") == (address(url).host, address(url).database)
+    assert make_url(url).password == address(url).password
 
 
 @pytest.mark.parametrize("part", ["%00", "%ff", "%E4"])
@@ -191,4 +240,4 @@ def test_an_empty_port_is_an_error() -> None:
 
 
 def test_an_sqlite_path_may_hold_what_a_url_may_not() -> None:
-    assert "/srv/a@b,c/shop#1.db" == parse("sqlite:////srv/a@b,c/shop#1.db", "x").database
+    assert "/srv/a@b,c/shop#1.db" == parse("sqlite:////srv/a@b,c/shop#1.db", "x")

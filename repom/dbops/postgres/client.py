@@ -4,159 +4,287 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
-from repom.errors import Hidden, Unreachable
+from repom.errors import Hidden, Unreachable, advice
 from repom.runners import programs
 from repom.runners.host import HostRunner
-from repom.runners.process import SESSION
+from repom.runners.runner import Runner, Stdin, Watch
+from repom.settings.address import Address
 
 from . import queries
-from .commands import Login, psql_argv
+from .commands import psql_argv
 from .failures import place, translated
-from .session import Session
+from .session import Answer, Session
+
+T = TypeVar("T")
+#: Variables of psql, for a script.
+Variables = Mapping[str, str] | None
 
 ANSWER = 60.0  # seconds that a question may take in all; the server gives up before
+#: A role or a database may carry settings that end a dump or a load half way.
+SESSION = (
+    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+    " -c default_transaction_read_only=off -c standard_conforming_strings=on"
+)
+
+
+@dataclass(frozen=True)
+class Versions:
+    """As in VERSION_NUM, 170006: of the psql that loads, and of the server."""
+
+    psql: int
+    server: int
+
+    @property
+    def major(self) -> int:
+        return self.server // 10_000
 
 
 class Client:
-    """What `Postgres` says to the server, through a runner.
+    """What `Postgres` says to the server, through a runner. Scripts go through one psql per
+    database, which is started at the first and stays open until `close`.
 
-    Which programs of the host fit is known after the first question; so is whether the
-    container wants a password from local connections.
+    :param fallback: why the container is not used although the settings ask for it.
     """
 
-    def __init__(self, runner: HostRunner, login: Login) -> None:
-        self.runner, self.login = runner, login
-        self.psql_version = 0  # as in VERSION_NUM: 170006
-        self.server_major = 0
-        self._with_password = not runner.trusted
+    def __init__(self, runner: Runner, login: Address, fallback: str = "") -> None:
+        self.runner, self.login, self.fallback = runner, login, fallback
+        self._versions: Versions | None = None
+        self._sessions: dict[str, Session] = {}
+        self._with_password = not runner.trusts_local
         self._with_options = True
-
-    @property
-    def in_container(self) -> bool:
-        return self.runner.via == "docker"
 
     @property
     def where(self) -> str:
         return place(self.login, self.runner)
 
     @property
-    def dry(self) -> bool:
-        return bool(self.runner.context.config.run.dry)
+    def maintenance(self) -> str:
+        """A database to connect to while another one is created or renamed."""
+        return "template1" if self.login.database == "postgres" else "postgres"
+
+    @property
+    def versions(self) -> Versions:
+        """Asked for once. On the host the programs are chosen by them."""
+        if self._versions is None:
+            self.first(queries.VERSION, self.maintenance)
+        assert self._versions
+        return self._versions
 
     def conninfo(self, database: str) -> str:
-        return self.login.conninfo(database, local=self.in_container)
+        return self.login.conninfo(database, local=self.runner.trusts_local)
 
-    def first(self, query: str, database: str, **variables: Any) -> dict[str, Any]:
-        """Ask the first question; a dry run asks it too.
+    # -- scripts ------------------------------------------------------------------------
 
-        :param query: see `repom.dbops.queries.IDENTIFY`.
+    def first(self, query: str, database: str, variables: Variables = None) -> dict[str, Any]:
+        """Ask what a server is; a dry run asks it, too.
+
+        :param query: begins with `queries.VERSION`.
         :returns: what it answers, with ``free``, bytes of the disk of the data, and
             ``migration`` where there is one.
         """
-        if not self.in_container:
-            self._find_programs()
-        answer = answers(self.query(query, database, probe=True, **variables).split("\n"))
-        self.psql_version = int(answer["psql"])
-        self.server_major = int(answer["server_version_num"]) // 10_000
-        if not self.in_container:
-            self._choose_programs()
+        self._find_programs()
+        said = self.script(query, database, variables, probe=True).stdout
+        answer = answers(said.split("\n"))
+        if self._versions is None:
+            self._fit(int(answer["psql"]), int(answer["server_version_num"]))
         return answer
 
-    def _choose_programs(self) -> None:
-        asked = self.runner.bin
-        self.runner.bin = programs.fitting(self.server_major)
-        if self.runner.bin != asked:
-            self.psql_version = programs.version_num("psql", self.runner.bin)
+    def query(
+        self,
+        query: str,
+        database: str,
+        variables: Variables = None,
+        *,
+        timeout: float | None = None,
+    ) -> str:
+        """Ask a question; returns the rows, unaligned."""
+        return self.script(query, database, variables, timeout=timeout).stdout
 
-    def _find_programs(self) -> None:
-        if self.runner.bin:
-            return
-        try:
-            self.runner.bin = programs.newest()
-        except Unreachable as error:
-            if not self.runner.fallback:
-                raise
-            raise Unreachable(
-                f"{self.runner.fallback}, and {error.message}",
-                f"Start the container with: invoke postgres.start. Or: {error.hint}",
-            ) from None
-
-    def query(self, query: str, database: str, **how: Any) -> str:
-        """Run a script of SQL and psql commands; returns its rows, unaligned."""
-        return str(self.script(query, database, **how).stdout)
-
-    def change(self, query: str, database: str, **how: Any) -> str:
+    def change(
+        self,
+        query: str,
+        database: str,
+        variables: Variables = None,
+        *,
+        timeout: float | None = None,
+    ) -> str:
         """Run a script that creates, drops or analyzes, which takes the time it takes."""
-        return str(self.script(query, database, changes=True, **how).stdout)
+        return self.script(query, database, variables, changes=True, timeout=timeout).stdout
 
     def script(
         self,
         query: str,
         database: str,
+        variables: Variables = None,
         *,
         changes: bool = False,
         probe: bool = False,
         timeout: float | None = None,
-        **variables: Any,
-    ) -> Result:
-        """:param changes: it is no mere question, so nothing bounds its time.
-        :param probe: a question that a dry run must ask too.
+    ) -> Answer:
+        """Run a script of SQL and psql commands in the open psql of a database.
+
+        :param changes: it changes something; see `queries.opening`.
+        :param probe: a question that a dry run asks, too.
         :param timeout: seconds to wait for the answer.
         :param variables: of psql.
         """
-        argv = psql_argv(self.conninfo(database), variables)
-        text = queries.opening(changes=changes) + query
-        how: dict[str, Any] = {"dry": False if probe else None}
-        how["timeout"] = timeout if changes else timeout or ANSWER
-        return self.run(argv, stdin=[text.encode()], options=None, **how)
-
-    @contextmanager
-    def session(self, database: str) -> Iterator[Session]:
-        """A psql that stays open, with the settings of a script that changes something."""
-        argv = psql_argv(self.conninfo(database), {})
-        session = Session(self.runner.open(argv, self.environment(None)))
+        # A session in template1 would keep everybody from creating a database.
+        if database == "template1" or (self.runner.dry and not probe):
+            how = {"changes": changes, "probe": probe}
+            return self.apart(query, database, variables, timeout=timeout, **how)
+        session = self.session(database)
         try:
             with translated(self.login, self.runner):
-                opening = queries.opening(changes=True) + "SELECT pg_backend_pid();"
-                session.pid = int(session.ask(opening, timeout=ANSWER)[-1])
-            yield session
-        finally:
-            session.close()
+                text = queries.opening(changes=changes) + query
+                limit = timeout if changes else timeout or ANSWER
+                return session.ask(text, variables, limit)
+        except BaseException:
+            self.close(database)  # it has ended, or its answer is still to come
+            raise
 
-    def run(self, argv: list[str], *, options: str | None = "", **how: Any) -> Result:
+    def apart(
+        self,
+        query: str,
+        database: str,
+        variables: Variables = None,
+        *,
+        changes: bool = False,
+        probe: bool = False,
+        timeout: float | None = None,
+    ) -> Answer:
+        """The same in a psql of its own, for a thread or beside one that is busy."""
+        argv = psql_argv(self.conninfo(database), variables or {})
+        text = (queries.opening(changes=changes) + query).encode()
+        limit = timeout if changes else timeout or ANSWER
+        dry = False if probe else None
+        done = self.run(argv, stdin=[text], timeout=limit, dry=dry)
+        return Answer(done.stdout, done.stderr)
+
+    def session(self, database: str) -> Session:
+        """The open psql of a database."""
+        if database not in self._sessions:
+            argv = psql_argv(self.conninfo(database), {})
+            self._sessions[database] = self._retried(lambda env: self._opened(argv, env))
+        return self._sessions[database]
+
+    def _opened(self, argv: list[str], env: Mapping[str, str]) -> Session:
+        session = Session(self.runner.open(argv, env))
+        try:
+            pid = "SELECT pg_catalog.pg_backend_pid();"
+            session.pid = int(session.ask(pid, timeout=ANSWER).stdout)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def pid(self, database: str) -> int:
+        """The server process of an open session; 0 when there is none."""
+        return self._sessions[database].pid if database in self._sessions else 0
+
+    def close(self, *databases: str) -> None:
+        """Close the sessions of these databases, or of all."""
+        for each in databases or list(self._sessions):
+            if session := self._sessions.pop(each, None):
+                with suppress(Exception):
+                    session.close()
+
+    # -- programs -----------------------------------------------------------------------
+
+    def run(
+        self,
+        argv: list[str],
+        *,
+        options: str = "",
+        stdin: Stdin = None,
+        stdout: BinaryIO | None = None,
+        timeout: float | None = None,
+        dry: bool | None = None,
+        watch: Watch | None = None,
+    ) -> Result:
         """Run a program; a password goes with it when the server turns out to want one.
 
-        :param options: settings of its sessions beside the usual ones, as in PGOPTIONS;
-            ``None`` for a script of ours, which begins with them.
-        :raises RepomError: see `repom.dbops.failures`.
+        :param options: settings of its sessions beside the usual ones, as in PGOPTIONS.
+        :raises RepomError: see `failures`.
         """
-        with translated(self.login, self.runner):
-            try:
-                return self.runner.run(argv, env=self.environment(options), **how)
-            except UnexpectedExit as error:
-                if not self._learns(error.result):
-                    raise
-                return self.runner.run(argv, env=self.environment(options), **how)
+        return self._retried(
+            lambda env: self.runner.run(
+                argv, env=env, stdin=stdin, stdout=stdout, timeout=timeout, dry=dry, watch=watch
+            ),
+            options,
+        )
 
-    def run_on_file(self, argv: list[str], path: Path, *, options: str = "", **how: Any) -> Result:
+    def run_on_file(
+        self,
+        argv: list[str],
+        path: Path,
+        *,
+        options: str = "",
+        stdout: BinaryIO | None = None,
+        watch: Watch | None = None,
+        listing: bytes = b"",
+    ) -> Result:
         """Run a program on a file that lies here, wherever the program runs."""
+        env = self.environment(options)
         with translated(self.login, self.runner):
-            return self.runner.run_on_file(argv, path, env=self.environment(options), **how)
+            return self.runner.run_on_file(
+                argv, path, env=env, stdout=stdout, watch=watch, listing=listing
+            )
+
+    def run_offline(
+        self, argv: list[str], path: Path, stdout: BinaryIO | None = None, listing: bytes = b""
+    ) -> None:
+        """Run a program that reads a file alone: it has no session that could be ended."""
+        try:
+            self.run_on_file(argv, path, stdout=stdout, listing=listing)
+        except BaseException:
+            self.runner.end(self.runner.session, 1.0)
+            raise
 
     def shell(self) -> int:
-        if not self.in_container:
-            self._find_programs()
+        self._find_programs()
         argv = ["psql", "-d", self.conninfo(self.login.database)]
         env = {"PGPASSWORD": self.login.password or "", "PGOPTIONS": self.login.session}
         return self.runner.interactive(argv, env)
+
+    def _find_programs(self) -> None:
+        """On the host, the newest: which fit is known when the server has answered."""
+        if not isinstance(self.runner, HostRunner) or self.runner.folder:
+            return
+        try:
+            self.runner = replace(self.runner, folder=programs.newest())
+        except Unreachable as error:
+            if not self.fallback:
+                raise
+            raise Unreachable(
+                f"{self.fallback}, and {error.message}",
+                advice(f"Start the container with: {{}}. Or: {error.hint}", "postgres.start"),
+            ) from None
+
+    def _fit(self, psql: int, server: int) -> None:
+        if isinstance(self.runner, HostRunner):
+            fitting = programs.fitting(server // 10_000)
+            if fitting != self.runner.folder:
+                psql = programs.version_num("psql", fitting)
+                self.runner = replace(self.runner, folder=fitting)
+        self._versions = Versions(psql, server)
+
+    def _retried(self, attempt: Callable[[Mapping[str, str]], T], options: str = "") -> T:
+        with translated(self.login, self.runner):
+            try:
+                return attempt(self.environment(options))
+            except UnexpectedExit as error:
+                if not self._learns(error.result):
+                    raise
+                return attempt(self.environment(options))
 
     def _learns(self, failed: Result) -> bool:
         """Whether another way of connecting is worth a try: nothing was done so far."""
@@ -168,11 +296,11 @@ class Client:
             return True
         return False
 
-    def environment(self, options: str | None = "") -> dict[str, str]:
+    def environment(self, options: str = "") -> dict[str, str]:
         """Variables for libpq. The password is among them on the host, and in a container
         only when its local connections do not trust."""
         env = {"PGCONNECT_TIMEOUT": "15"}
-        own = "" if options is None or not self._with_options else f"{SESSION} {options}"
+        own = f"{SESSION} {options}" if self._with_options else ""
         if given := f"{self.login.session} {own}".strip():
             env["PGOPTIONS"] = given
         if self._with_password and self.login.password:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 #: First releases of psql with ``\restrict``, by major (CVE-2025-8714).
 RESTRICT_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
@@ -16,39 +15,6 @@ ARCHIVE_FORMATS = {12: (1, 14), 13: (1, 14), 14: (1, 14), 15: (1, 14), 16: (1, 1
 #: and a container may have little.
 LOAD = "-c synchronous_commit=off"
 LOCK_WAIT = 30_000  # milliseconds that a dump waits for somebody's lock
-
-
-@dataclass(frozen=True)
-class Login:
-    """Which database, and as whom. On the host also where; in the container, its socket.
-
-    :param session: the user's own settings of sessions, which go before repom's.
-    """
-
-    database: str
-    user: str
-    password: str | None = field(default=None, repr=False)
-    host: str | None = None
-    port: int | None = None
-    options: tuple[tuple[str, str], ...] = ()
-    session: str = ""
-
-    def conninfo(self, database: str, *, local: bool) -> str:
-        """A libpq connection string; the name is always ``dbname='…'``, since a bare name
-        with ``=`` in it would be read as a connection string itself.
-
-        :param local: inside the container: its socket, so neither host nor port.
-        """
-        parts: list[tuple[str, str]] = [("dbname", database), ("user", self.user)]
-        if not local:
-            parts += [("host", self.host or "localhost"), ("port", str(self.port or 5432))]
-            parts += self.options
-        return " ".join(f"{key}={quoted(value)}" for key, value in parts)
-
-
-def quoted(value: str) -> str:
-    """A value of a libpq connection string."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def dump_argv(conninfo: str, format: str, *, zstd: bool, statistics: bool = False) -> list[str]:

@@ -13,11 +13,16 @@ from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
 from repom.errors import CommandFailed, Damaged, Refused, RepomError, Unreachable
-from repom.runners.host import HostRunner
+from repom.runners.runner import Runner
+from repom.settings.address import Address
 
-from .commands import Login
+
+class NotReady(Unreachable):
+    """The server starts, stops or recovers from a crash."""
+
 
 CHECK_LOGIN = "Set the password in .env: POSTGRES_PASSWORD, or the one in DATABASE_URL"
+STARTING = "the database system is"
 SET_USER = "Set POSTGRES_USER, or the user in DATABASE_URL"
 SET_DATABASE = "Set POSTGRES_DB, or the database in DATABASE_URL"
 START = "Start it, for example with: invoke postgres.start"
@@ -41,7 +46,7 @@ CONNECTION = (
     ("Is the server running", "No PostgreSQL server answers on {where}", START),
     ("timeout expired", "No PostgreSQL server answers on {where}", START),
     ("No route to host", "No PostgreSQL server answers on {where}", START),
-    ("the database system is", "The server on {where} is not ready", "Try again in a moment"),
+    (STARTING, "The server on {where} is not ready", "Try again in a moment"),
 )
 #: Part of any other failure → error, message and hint.
 OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
@@ -77,7 +82,7 @@ OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
 
 
 @contextmanager
-def translated(login: Login, runner: HostRunner) -> Iterator[None]:
+def translated(login: Address, runner: Runner) -> Iterator[None]:
     """Turn the failure of a client program into an error of repom's."""
     try:
         yield
@@ -85,7 +90,7 @@ def translated(login: Login, runner: HostRunner) -> Iterator[None]:
         raise explain(error.result, login, runner) from None
 
 
-def explain(result: Result, login: Login, runner: HostRunner) -> RepomError:
+def explain(result: Result, login: Address, runner: Runner) -> RepomError:
     """:returns: the error that says in one line what happened and what to do."""
     said = result.stderr
     line = best_line(said) or f"exit status {result.exited}"
@@ -98,7 +103,8 @@ def explain(result: Result, login: Login, runner: HostRunner) -> RepomError:
     if "FATAL" in line or "connection to server" in line or "could not translate" in line:
         for part, message, hint in CONNECTION:
             if part.format(**names) in said:
-                return Unreachable(message.format(**names), hint)
+                error = NotReady if part == STARTING else Unreachable
+                return error(message.format(**names), hint)
     for part, kind, message, hint in OTHER:
         if part in said:
             return kind(f"{message.format(**names)} ({line})", hint)
@@ -107,11 +113,9 @@ def explain(result: Result, login: Login, runner: HostRunner) -> RepomError:
     return CommandFailed(f"Failed on {names['where']}: {line}", stderr=said)
 
 
-def place(login: Login, runner: HostRunner) -> str:
+def place(login: Address, runner: Runner) -> str:
     """The server, for messages: the container, or host and port."""
-    if runner.via == "docker":
-        return runner.where
-    return f"{login.host or 'localhost'}:{login.port or 5432}"
+    return runner.where if runner.trusts_local else login.where
 
 
 def best_line(said: str) -> str:

@@ -15,7 +15,9 @@ from collections.abc import Iterable
 
 QUESTION = 30_000  # milliseconds that a question may take in the server
 LOCK_WAIT = 10_000  # milliseconds that any statement of ours waits for a lock
-_OPENING = """SET statement_timeout TO {statement};
+_OPENING = """\\set ON_ERROR_STOP on
+\\set VERBOSITY default
+SET statement_timeout TO {statement};
 SET lock_timeout TO {lock};
 SET search_path TO '';
 SET client_encoding TO 'UTF8';
@@ -60,7 +62,8 @@ LOCALE = """json_strip_nulls(json_build_object(
     'locale', coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale'),
     'icu_rules', to_jsonb(d)->>'daticurules'))"""
 #: Reads Alembic's revision from an ordinary table of at most a few pages.
-MIGRATION = """SET lock_timeout TO '1s';
+MIGRATION = """\\unset repom_alembic
+SET lock_timeout TO '1s';
 SELECT c.oid AS alembic, format('COPY %s.%s (version_num) TO STDOUT',
     quote_ident(n.nspname), quote_ident(c.relname)) AS copying
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -146,7 +149,8 @@ SURVEY = (
         available="SELECT json_agg(name) FROM pg_available_extensions",
         sessions="""SELECT json_agg(format('%s (%s)', a.usename, coalesce(
     nullif(a.application_name, ''), host(a.client_addr), 'local'))) FROM pg_stat_activity a
-  WHERE a.datname = :'live' AND a.backend_type = 'client backend' AND pid <> pg_backend_pid()""",
+  WHERE a.datname = :'live' AND a.backend_type = 'client backend' AND pid <> pg_backend_pid()
+    AND a.application_name IS DISTINCT FROM :'session'""",
         system_identifier=SYSTEM,
     )
     + r"""\if :inside

@@ -129,6 +129,7 @@ class Sqlite:
 
     def load(
         self,
+        found: Survey,
         archive: Archive,
         facts: Facts | None,
         *,
@@ -162,7 +163,7 @@ class Sqlite:
             counts = {name: count_rows(copy, name) for (name,) in names}
         return {name: count for name, count in counts.items() if count is not None}
 
-    def swap(self, scratch: str, *, keep: int) -> str | None:
+    def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
         # Later than every undo copy, since a clock that was wrong must not change which
         # database was replaced last.
         after = [kept.created_at + timedelta(microseconds=1) for kept in self.home.kept()]
@@ -207,11 +208,14 @@ class Sqlite:
         if folder := self._elsewhere.pop(scratch, None):
             folder.remove()
 
-    def sweep(self) -> None:
+    def sweep(self, found: Survey) -> None:
         self.home.sweep()
 
     def exclusive(self, doing: str) -> AbstractContextManager[None]:
         return self.home.exclusive(doing)
+
+    def close(self) -> None:
+        """There is nothing that stays open."""
 
     def abort(self, session: str | None = None) -> None:
         """There is no server in which anything could still run."""
@@ -221,7 +225,7 @@ class Sqlite:
         if not self.path.is_file():
             raise self._missing()
         program = ["sqlite3"] if shutil.which("sqlite3") else [sys.executable, "-m", "sqlite3"]
-        return HostRunner().interactive([*program, str(self.path)])
+        return HostRunner().interactive([*program, str(self.path)], {})
 
 
 def unpack(archive: Archive, path: Path) -> None:

@@ -128,19 +128,15 @@ class Store:
             log.warning("%s was made in %s", chosen.name, chosen.origin.project)
         return chosen
 
-    def find(self, wanted: str | Path | Backup, identity: Identity | None = None) -> Backup:
+    def find(self, name: str, identity: Identity | None = None) -> Backup:
         """A backup by its name in the store, with or without its extension, by its label
         or by an unambiguous beginning; or any file by its path.
 
-        :param wanted: one of these; a `Backup` is returned as it is.
         :param identity: the database whose backups come first.
         :raises SettingsError: it is empty, or may mean several.
         :raises NotFound: there is none.
         :raises Damaged: its manifest is not what was written.
         """
-        if isinstance(wanted, Backup):
-            return wanted
-        name = str(wanted)
         if name == "":
             raise SettingsError("--backup is empty", "Name a backup, its label or a file")
         outside = _outside(name)

@@ -3,31 +3,32 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from repom.dbops.postgres.client import Client, free_bytes
+from repom.dbops.postgres.client import Client, Versions, free_bytes
 from repom.dbops.postgres.commands import (
     ARCHIVE_FORMATS,
     RESTRICT_SINCE,
-    Login,
     dump_argv,
     psql_argv,
-    quoted,
     restore_argv,
     restricts,
     script_argv,
 )
-from repom.dbops.postgres.postgres import Postgres, gate, gated_argv
+from repom.dbops.postgres.load import gate, gated_argv
+from repom.dbops.postgres.postgres import Postgres
 from repom.errors import CommandFailed, Refused
 from repom.runners.host import HostRunner
+from repom.settings.address import Address, quoted
 from tests import requires
 from tests.fakes import Answer, FakeRunner
 
 CANARY = "s3cret-c4nary"
-HERE = Login("shop", "ann")
-FULL = Login("shop", "ann", CANARY, "db", 5433, (("sslmode", "require"),), "-c a=b")
+HERE = Address(user="ann", database="shop")
+FULL = Address("db", 5433, "ann", "shop", CANARY, (("sslmode", "require"),), "-c a=b")
 
 # -- what df says -------------------------------------------------------------------------
 
@@ -59,7 +60,7 @@ CONNINFO = {
         "dbname='shop' user='ann' host='db' port='5433' sslmode='require'",
     ),
     "a socket": (
-        Login("shop", "ann", host="/var/run/postgresql"),
+        Address("/var/run/postgresql", None, "ann", "shop"),
         False,
         "dbname='shop' user='ann' host='/var/run/postgresql' port='5432'",
     ),
@@ -68,7 +69,7 @@ CONNINFO = {
 
 @pytest.mark.parametrize(("login", "local", "expected"), CONNINFO.values(), ids=list(CONNINFO))
 def test_a_connection_string_says_which_database_and_where(
-    login: Login, local: bool, expected: str
+    login: Address, local: bool, expected: str
 ) -> None:
     assert expected == login.conninfo("shop", local=local)
 
@@ -98,7 +99,7 @@ def test_libpq_reads_a_quoted_value_as_what_it_was(tmp_path: Path, value: str) -
     """libpq names in its message the socket that it was told to use."""
     requires.need(shutil.which("psql") and os.name == "posix", "psql")
     folder = str(tmp_path / value.replace("/", ""))
-    argv = ["psql", "-X", "-w", "-d", Login("x", "ann", host=folder).conninfo("x", local=False)]
+    argv = ["psql", "-X", "-w", "-d", Address(folder, None, "ann").conninfo("x", local=False)]
 
     said = HostRunner().run(argv, warn=True).stderr
 
@@ -220,7 +221,7 @@ WANTED = Answer(stderr="fe_sendauth: no password supplied", exited=2)
 
 def test_on_the_host_the_password_is_in_the_environment_alone() -> None:
     runner = FakeRunner({"psql": [Answer("1")]})
-    Client(runner, FULL).query("SELECT 1", "shop")
+    Client(runner, FULL).apart("SELECT 1", "shop")
 
     (call,) = runner.calls
     assert CANARY == call.env["PGPASSWORD"]
@@ -228,42 +229,42 @@ def test_on_the_host_the_password_is_in_the_environment_alone() -> None:
 
 
 def test_in_a_container_that_trusts_no_password_is_sent() -> None:
-    runner = FakeRunner({"psql": [Answer("1")]}, via="docker", trusted=True)
-    Client(runner, FULL).query("SELECT 1", "shop")
+    runner = FakeRunner({"psql": [Answer("1")]}, trusts_local=True)
+    Client(runner, FULL).apart("SELECT 1", "shop")
 
     assert [False] == ["PGPASSWORD" in call.env for call in runner.calls]
 
 
 def test_in_a_container_that_wants_a_password_it_is_sent_from_then_on() -> None:
     answers = {"psql": [WANTED, Answer("1"), Answer("2")]}
-    runner = FakeRunner(answers, via="docker", trusted=True)
+    runner = FakeRunner(answers, trusts_local=True)
     client = Client(runner, FULL)
 
-    assert ["1", "2"] == [client.query("SELECT 1", "shop") for _ in range(2)]
+    assert ["1", "2"] == [client.apart("SELECT 1", "shop").stdout for _ in range(2)]
     assert [None, CANARY, CANARY] == [call.env.get("PGPASSWORD") for call in runner.calls]
 
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_a_password_that_nobody_knows_is_not_asked_for_twice(trusted: bool) -> None:
-    runner = FakeRunner({"psql": [WANTED]}, via="docker", trusted=trusted)
+    runner = FakeRunner({"psql": [WANTED]}, trusts_local=trusted)
 
     with pytest.raises(Exception, match=r"wants a password|no password"):
-        Client(runner, HERE).query("SELECT 1", "shop")
+        Client(runner, HERE).apart("SELECT 1", "shop")
     assert 1 == len(runner.calls)
 
 
 def test_a_question_is_asked_in_a_dry_run_too() -> None:
     runner = FakeRunner({"psql": [Answer("1"), Answer("1")]})
     client = Client(runner, HERE)
-    client.query("SELECT 1", "shop", probe=True)
-    client.query("SELECT 1", "shop")
+    client.apart("SELECT 1", "shop", probe=True)
+    client.apart("SELECT 1", "shop")
 
     assert [False, None] == [call.dry for call in runner.calls]
 
 
 def test_names_reach_a_query_as_variables_of_psql() -> None:
     runner = FakeRunner({"psql": [Answer("1")]})
-    Client(runner, HERE).query("SELECT :'live'", "postgres", live="x'; DROP TABLE y; --")
+    Client(runner, HERE).apart("SELECT :'live'", "postgres", {"live": "x'; DROP TABLE y; --"})
 
     (call,) = runner.calls
     assert call.stdin
@@ -299,9 +300,9 @@ def test_a_pooler_that_refuses_options_is_asked_without() -> None:
 def dumped(
     path: Path, answers: Sequence[Answer], major: int = 17, holders: str = "a session"
 ) -> FakeRunner:
-    runner = FakeRunner({"pg_dump": answers, "psql": [Answer(holders)]}, via="docker")
-    database = Postgres(runner, HERE)
-    database.client.server_major = major
+    runner = FakeRunner({"pg_dump": answers, "psql": [Answer(holders)]})
+    database = Postgres(runner, replace(HERE, database="postgres"))  # no open session
+    database.client._versions = Versions(170006, major * 10_000)
     with path.open("w+b") as file:
         database.dump(file, "custom")
     return runner

@@ -7,7 +7,6 @@ from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
 from repom import errors
-from repom.dbops.postgres.commands import Login
 from repom.dbops.postgres.failures import best_line, explain, place, translated
 from repom.errors import (
     CommandFailed,
@@ -20,16 +19,17 @@ from repom.errors import (
     SettingsError,
     Unreachable,
 )
-from repom.runners.exec import DockerRunner
+from repom.runners.exec import ExecRunner
 from repom.runners.host import HostRunner
+from repom.settings.address import Address
 
 CANARY = "s3cret-c4nary"
-LOGIN = Login("shop", "ann", CANARY, "db.example.com", 5433)
+LOGIN = Address("db.example.com", 5433, "ann", "shop", CANARY)
 WHERE = "db.example.com:5433"
 AT = 'psql: error: connection to server at "db.example.com" (10.0.0.1), port 5433 failed: '
 
 
-def explained(said: str, exited: int = 1, login: Login = LOGIN) -> RepomError:
+def explained(said: str, exited: int = 1, login: Address = LOGIN) -> RepomError:
     return explain(Result(stderr=said, exited=exited), login, HostRunner())
 
 
@@ -130,7 +130,7 @@ def test_other_failures_are_told_apart_by_the_programs_words(
 
 @pytest.mark.parametrize("exited", [126, 127])
 def test_no_program_in_the_container_is_3(exited: int) -> None:
-    runner = DockerRunner("docker", "id", "shop_db")
+    runner = ExecRunner("docker", "id", "shop_db")
     error = explain(Result(stderr="exec failed", exited=exited), LOGIN, runner)
 
     assert isinstance(error, Unreachable)
@@ -154,7 +154,7 @@ def test_a_role_that_is_missing_inside_is_not_the_user_that_is_missing() -> None
 )
 def test_odd_names_do_no_harm(database: str) -> None:
     said = f'{AT}FATAL:  database "{database}" does not exist'
-    error = explained(said, 2, Login(database, "a{n}n", CANARY, "db", 1))
+    error = explained(said, 2, Address("db", 1, "a{n}n", database, CANARY))
 
     assert f"No database {database} on db:1" == error.message
 
@@ -162,14 +162,14 @@ def test_odd_names_do_no_harm(database: str) -> None:
 @pytest.mark.parametrize(
     ("login", "runner", "expected"),
     [
-        (Login("shop", "ann"), HostRunner(), "localhost:5432"),
+        (Address(user="ann", database="shop"), HostRunner(), "localhost:5432"),
         (LOGIN, HostRunner(), WHERE),
-        (LOGIN, DockerRunner("docker", "id", "shop_db"), "container shop_db"),
-        (Login("shop", "ann", host="/run"), HostRunner(), "/run:5432"),
+        (LOGIN, ExecRunner("docker", "id", "shop_db"), "container shop_db"),
+        (Address("/run", None, "ann", "shop"), HostRunner(), "/run:5432"),
     ],
     ids=["defaults", "another machine", "a container", "a socket"],
 )
-def test_the_place_is_named_for_people(login: Login, runner: HostRunner, expected: str) -> None:
+def test_the_place_is_named_for_people(login: Address, runner: HostRunner, expected: str) -> None:
     assert expected == place(login, runner)
 
 

@@ -21,7 +21,7 @@ import pytest
 from repom import dbops
 from repom.dbops.archive.archive import recognise
 from repom.dbops.archive.staging import WorkingFolder
-from repom.dbops.database import Facts
+from repom.dbops.database import Facts, Survey
 from repom.dbops.files import create_private
 from repom.dbops.sqlite import copying, home, replacing, sqlite
 from repom.dbops.sqlite.sqlite import Sqlite
@@ -29,6 +29,7 @@ from repom.errors import CommandFailed, Damaged, NotFound, Refused
 from repom.settings import Settings
 from tests import requires
 
+FOUND = Survey(exists=True, size=0)  # which SQLite does not need
 ROOT = Path(__file__).parents[3]
 SCHEMA = """
 CREATE TABLE artist (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, face BLOB);
@@ -76,8 +77,8 @@ def dump(path: Path, target: Path | None = None) -> Path:
 
 def load_and_swap(backup: Path, path: Path) -> str | None:
     live = Sqlite(path, path.name)
-    scratch = live.load(recognise(backup), None)
-    return live.swap(scratch, keep=9)
+    scratch = live.load(FOUND, recognise(backup), None)
+    return live.swap(FOUND, scratch, keep=9)
 
 
 def hidden(folder: Path) -> list[str]:
@@ -198,7 +199,7 @@ def test_a_page_size_changes_with_the_smallest_files_and_whatever_is_kept(
     backup, path = dump(tmp_path / "from.db"), tmp_path / "shop.db"
     live, had = Sqlite(path, "shop.db"), content(path)
 
-    kept = live.swap(live.load(recognise(backup), None), keep=keep)
+    kept = live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=keep)
 
     assert content(tmp_path / "from.db") == content(path)
     with closing(sqlite3.connect(path)) as restored:
@@ -374,7 +375,7 @@ def test_a_file_that_is_no_database_is_put_aside_and_pushes_nothing_out(
     path.write_bytes(junk)
     live = Sqlite(path, "shop.db")
 
-    assert live.swap(live.load(recognise(backup), None), keep=1) is None
+    assert live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=1) is None
     assert content(tmp_path / "from.db") == content(path)
     assert [good] == [k.name for k in live.survey().kept]
     [aside] = tmp_path.glob(".repom/shop.db.damaged_*")
@@ -391,14 +392,14 @@ def test_a_scratch_file_that_cannot_be_synced_changes_nothing(
     if junk:
         path.write_bytes(junk)
     live = Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
+    scratch = live.load(FOUND, recognise(backup), None)
 
     def failing(_path: Path) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(sqlite, "sync_file", failing)
     with pytest.raises(OSError, match="Input/output error"):
-        live.swap(scratch, keep=1)
+        live.swap(FOUND, scratch, keep=1)
 
     assert junk == (path.read_bytes() if path.exists() else None)
     assert not list(tmp_path.glob(".repom/shop.db.damaged_*"))
@@ -410,7 +411,7 @@ def test_an_interrupted_restore_leaves_no_copy_to_undo(tmp_path: Path) -> None:
     backup = dump(path)
     change(path, "DELETE FROM artist WHERE id > 10000")
     before, live = content(path), Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
+    scratch = live.load(FOUND, recognise(backup), None)
     copy_pages = replacing.copy_pages
 
     def interrupted(*given: Any, before_commit: Any = None, **how: Any) -> None:
@@ -424,7 +425,7 @@ def test_an_interrupted_restore_leaves_no_copy_to_undo(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replacing, "copy_pages", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            live.swap(scratch, keep=1)
+            live.swap(FOUND, scratch, keep=1)
     assert () == live.survey().kept
     assert before == content(path)
 
@@ -433,7 +434,7 @@ def test_the_journal_mode_that_counts_is_that_under_the_lock(tmp_path: Path) -> 
     path = build(tmp_path / "shop.db")
     backup = dump(path)
     live = Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
+    scratch = live.load(FOUND, recognise(backup), None)
     look = replacing.page_size_of
     with writer(path) as run:
 
@@ -445,7 +446,7 @@ def test_the_journal_mode_that_counts_is_that_under_the_lock(tmp_path: Path) -> 
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(replacing, "page_size_of", late)
-            kept = live.swap(scratch, keep=1)
+            kept = live.swap(FOUND, scratch, keep=1)
     assert any("only in the WAL" in line for line in content(Path(str(kept))))
 
 
@@ -494,7 +495,7 @@ def test_a_locked_file_is_refused_and_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, held: list[str]
 ) -> None:
     monkeypatch.setattr("repom.dbops.sqlite.copying.PATIENCE", 0.3)
-    settings = Settings(tmp_path, "sqlite", "shop.db", backup_dir=tmp_path / "backups")
+    settings = Settings(tmp_path, sqlite="shop.db", backup_dir=tmp_path / "backups")
     path = build(tmp_path / "shop.db", mode=mode)
     made = dbops.backup(settings)
     change(path, "DELETE FROM artist WHERE id > 10")
@@ -597,7 +598,7 @@ def test_a_working_copy_of_a_killed_run_is_swept(tmp_path: Path, verb: str) -> N
     if verb == "dump":
         dump(path)
     else:
-        Sqlite(path, "shop.db").sweep()
+        Sqlite(path, "shop.db").sweep(FOUND)
     assert [] == list(tmp_path.rglob("copy*"))
 
 
@@ -605,7 +606,7 @@ def test_a_working_copy_in_use_is_not_swept(tmp_path: Path) -> None:
     path = build(tmp_path / "shop.db")
     dump(path)
     with WorkingFolder(tmp_path / ".repom") as folder:
-        Sqlite(path, "shop.db").sweep()
+        Sqlite(path, "shop.db").sweep(FOUND)
         dump(path, tmp_path / "second")
         assert folder.is_dir()
 
@@ -642,7 +643,7 @@ def test_a_read_only_file_is_backed_up_all_the_same(unprivileged: Path) -> None:
 def test_a_restore_into_a_read_only_file_says_so_and_changes_nothing(unprivileged: Path) -> None:
     path = build(unprivileged / "shop.db")
     settings = Settings(
-        unprivileged, "sqlite", "shop.db", backup_dir=unprivileged / "backups", undo_keep=1
+        unprivileged, sqlite="shop.db", backup_dir=unprivileged / "backups", undo_keep=1
     )
     made = dbops.backup(settings)
     before = change(path)
@@ -660,7 +661,7 @@ def test_a_restore_into_a_read_only_folder_says_so_and_changes_nothing(
 ) -> None:
     (unprivileged / "data").mkdir()
     path = build(unprivileged / "data/shop.db")
-    settings = Settings(unprivileged, "sqlite", "data/shop.db", backup_dir=unprivileged / "b")
+    settings = Settings(unprivileged, sqlite="data/shop.db", backup_dir=unprivileged / "b")
     made = dbops.backup(settings)
     if not earlier:
         shutil.rmtree(path.parent / ".repom")
@@ -685,7 +686,7 @@ def test_a_backup_with_altered_pages_is_not_restored(tmp_path: Path, at: int) ->
     before = content(path)
 
     with pytest.raises((Damaged, CommandFailed, Refused)):
-        live.load(recognise(tmp_path / "altered"), None)
+        live.load(FOUND, recognise(tmp_path / "altered"), None)
     assert before == content(path)
     assert [] == hidden(tmp_path)
 
@@ -698,13 +699,13 @@ def test_scratch_and_kept_files_are_their_owners_alone(tmp_path: Path) -> None:
     path = build(tmp_path / "shop.db")
     backup = dump(path)
     live = Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
+    scratch = live.load(FOUND, recognise(backup), None)
     kept = live.survey().kept
 
     assert 0o600 == stat.S_IMODE(Path(scratch).stat().st_mode)
     assert 0o700 == stat.S_IMODE((tmp_path / ".repom").stat().st_mode)
     assert () == kept
-    live.swap(scratch, keep=1)
+    live.swap(FOUND, scratch, keep=1)
     assert [0o600] == [stat.S_IMODE(Path(k.name).stat().st_mode) for k in live.survey().kept]
 
 
@@ -755,7 +756,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     monkeypatch.setattr(sqlite, "check_not_full", lambda _folder: None)
     expected = nullcontext() if fits else pytest.raises(Refused, match="free, and a restore takes")
     with expected:
-        live.discard(live.load(recognise(backup), Facts(size=size)))
+        live.discard(live.load(FOUND, recognise(backup), Facts(size=size)))
 
     assert [] == hidden(tmp_path)
 
@@ -799,7 +800,7 @@ def test_what_is_kept_is_on_the_disk_before_the_new_data_are(
     monkeypatch.setattr(copying, "sync_file", failing)
     live = Sqlite(path, "shop.db")
     with pytest.raises(OSError, match="Input/output error"):
-        live.swap(live.load(recognise(backup), None), keep=1)
+        live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=1)
 
     assert 1 == len(seen)
     assert before == content(path)
@@ -825,13 +826,13 @@ def test_what_is_no_longer_needed_may_stay(
     before, backup = content(path), dump(path)
     change(path, "DELETE FROM artist")
     live = Sqlite(path, "shop.db")
-    scratch = live.load(recognise(backup), None)
+    scratch = live.load(FOUND, recognise(backup), None)
 
     def failing(path: Path) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(home, "remove", failing)
-    assert live.swap(scratch, keep=1)
+    assert live.swap(FOUND, scratch, keep=1)
     assert before == content(path)
     assert "could not be removed: Input/output error" in caplog.text
 
@@ -856,10 +857,10 @@ def test_only_the_scratch_files_of_dead_processes_are_swept(tmp_path: Path) -> N
     working, next_one = (Sqlite(tmp_path / "shop.db", "shop.db") for _ in range(2))
 
     with working.exclusive("restore"):
-        next_one.sweep()
+        next_one.sweep(FOUND)
         assert all((tmp_path / name).exists() for name in (*mine, *others))
         assert not (tmp_path / old).exists()  # of repom 0.1, and from another year
-    next_one.sweep()
+    next_one.sweep(FOUND)
 
     assert [] == [name for name in mine if (tmp_path / name).exists()]
     assert all((tmp_path / name).exists() for name in others)
@@ -868,7 +869,7 @@ def test_only_the_scratch_files_of_dead_processes_are_swept(tmp_path: Path) -> N
 def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     build(tmp_path / "real.db")
     (tmp_path / "link.db").symlink_to("real.db")
-    settings = Settings(tmp_path, "sqlite", "link.db", backup_dir=tmp_path / "backups")
+    settings = Settings(tmp_path, sqlite="link.db", backup_dir=tmp_path / "backups")
     made = dbops.backup(settings)
     change(tmp_path / "real.db")
     dbops.restore(made, settings)
@@ -883,7 +884,7 @@ def test_as_many_replaced_files_stay_as_are_wanted(tmp_path: Path, mode: str, ke
     path = build(tmp_path / "shop.db", mode=mode)
     backup, live = dump(path), Sqlite(path, "shop.db")
     for _ in range(3):
-        kept = live.swap(live.load(recognise(backup), None), keep=keep)
+        kept = live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=keep)
 
     assert keep == len(live.survey().kept)
     assert (str(kept) if keep else None) == next((k.name for k in live.survey().kept), None)

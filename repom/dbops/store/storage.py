@@ -73,7 +73,7 @@ class Storage(Protocol):
         """
 
     def delete(self, name: str) -> None:
-        """Remove a name; one that is not there is no error.
+        """Remove a name. To remove a missing one is not an error.
 
         :raises CommandFailed: it cannot be removed.
         """

@@ -178,7 +178,7 @@ class Store:
             return replace(guess(path, entry), problem=error.message)
         if not found.is_verified or found.size == entry.size:
             return found
-        return replace(found, verified=(), problem=f"{name} does not have the size it had")
+        return replace(found, verified=(), problem=f"The size of {name} differs from its manifest")
 
     def is_whole(self, backup: Backup) -> bool:
         """Whether a backup is still what its manifest says; warns when it is not."""
@@ -189,7 +189,7 @@ class Store:
         except FileNotFoundError:
             whole = False
         if not whole:
-            log.warning("%s is damaged, so it does not count among the backups kept", backup.name)
+            log.warning("%s is damaged and does not count as a backup to keep", backup.name)
         return whole
 
     # -- deleting -----------------------------------------------------------------------

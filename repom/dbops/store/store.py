@@ -1,9 +1,8 @@
 """The backups in a storage: publishing, listing, finding and deleting them.
 
-The manifest is put before the data, and deleted before the data. What a kill between the
-two leaves is a manifest alone, which is invisible until the next run sweeps it, or a file
-without a manifest, which is never taken for a verified backup. So at no time does a name
-stand for half a backup.
+The manifest is put before the data and deleted after it. What a kill between the two
+leaves is a manifest alone, which is invisible until the next run sweeps it. So at no time
+does a name stand for half a backup.
 """
 
 from __future__ import annotations
@@ -197,16 +196,11 @@ class Store:
     def delete(self, backup: Backup) -> None:
         """Remove a backup.
 
-        :raises CommandFailed: it could not be removed, and is still a backup.
+        :raises CommandFailed: it could not be removed. While its file is there, it is
+            still a backup.
         """
-        try:
-            self.storage.delete(backup.manifest.name)
-            self.storage.delete(backup.name)
-        except CommandFailed:
-            if backup.name in self.storage.entries():
-                with suppress(CommandFailed):
-                    self._put_manifest(backup, replace=True)
-            raise
+        self.storage.delete(backup.name)
+        self.storage.delete(backup.manifest.name)
 
     def sweep(self, database: str) -> None:
         """Remove what killed runs left of this database. Only while holding its lock."""

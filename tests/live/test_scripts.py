@@ -21,8 +21,7 @@ from repom.dbops.archive.script import for_psql
 from repom.errors import CommandFailed, Damaged, Refused
 from repom.settings import Settings
 from tests.live.cli import invoke
-from tests.live.conftest import settings_for
-from tests.live.servers import FIDELITY, Server, ident
+from tests.live.servers import FIDELITY, Server, ident, settings_for
 
 #: More of them: REPOM_EXAMPLES=500 python -m pytest tests/live/test_scripts.py
 EXAMPLES = int(os.environ.get("REPOM_EXAMPLES", "3"))

@@ -21,18 +21,16 @@ from repom.dbops.archive.archive import Archive
 from repom.errors import RepomError
 from repom.settings import Settings
 from tests.live.cli import invoke
-from tests.live.conftest import settings_for
-from tests.live.servers import PASSWORD, Server, container_server
+from tests.live.servers import PASSWORD, Server, settings_for
+from tests.shop import opened
 
 ENGINE = "/var/run/docker.sock"
 
 
-@pytest.fixture(scope="module")
-def strict() -> Iterator[Server]:
+@pytest.fixture
+def strict(postgres_password: Server) -> Iterator[Server]:
     """A container whose local connections want the password, so that it goes in."""
-    with container_server(17, password=True) as server:
-        server.create("shop")
-        server.sql("CREATE TABLE item AS SELECT n FROM generate_series(1, 1000) n")
+    with opened(postgres_password) as server:
         yield server
 
 
@@ -141,8 +139,7 @@ ATTEMPTS: dict[str, Attempt] = {
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_no_error_shows_the_password(postgres_host: Server, project: Path, name: str) -> None:
     """Not with the variables of every frame, nor by what it was raised from."""
-    postgres_host.create("shop")
-    postgres_host.sql("CREATE TABLE item AS SELECT 1 AS a")
+    postgres_host.create("shop", "CREATE TABLE item AS SELECT 1 AS a")
     settings = settings_for(postgres_host, project, REPOM_VIA="host")
     assert PASSWORD not in repr(settings)
     with pytest.raises(RepomError) as raised:

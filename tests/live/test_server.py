@@ -269,7 +269,7 @@ def test_removing_the_data_says_what_is_lost(load: Load, name: str, tmp_path: Pa
     server.stop(load())
     said["stopped"] = invoke(tmp_path, "postgres.remove", "--volume", **environ)
 
-    assert {5} == {each.returncode for each in said.values()}
+    assert {each.returncode for each in said.values()} == {5}
     question = rf"Delete {name} and its data in {name}_data\? .*shop \(1\d MB, 1 table, "
     assert re.search(question + "never backed up", said["never"].stderr), said["never"].stderr
     assert re.search(question + "last backed up just now", said["once"].stderr)

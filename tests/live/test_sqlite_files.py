@@ -34,7 +34,7 @@ from tests.live import faults
 from tests.live.cli import Ended, environment, invoke
 
 FOUND = Survey(exists=True, size=0)  # which SQLite does not need
-KILLS = 10
+KILLS = 6
 SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
 WORK = """
 import sqlite3, sys, time

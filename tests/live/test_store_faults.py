@@ -20,8 +20,7 @@ from repom.dbops.store.backup import Backup
 from repom.errors import NotFound, RepomError
 from repom.settings import Settings
 from tests.live.cli import invoke
-from tests.live.conftest import settings_for
-from tests.live.servers import Server
+from tests.live.servers import Server, settings_for
 
 NOW = datetime(2025, 10, 26, 0, 30, tzinfo=UTC)  # 02:30 in Berlin, for the first time
 

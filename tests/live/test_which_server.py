@@ -111,8 +111,8 @@ def test_no_verb_acts_on_the_server_of_a_folder_inside(mono: Path, name: str, ma
 
     done = verbs(mono)
 
-    assert "running" == state(theirs)
-    assert "42" == sql(theirs, "SELECT answer FROM precious")
+    assert state(theirs) == "running"
+    assert sql(theirs, "SELECT answer FROM precious") == "42"
     assert "shop" in sql(theirs, "SELECT string_agg(datname, ',') FROM pg_database")
     assert f"{name}-sub_data" in run("docker", "volume", "ls", "-q")
     assert all(done[verb].status for verb in done if verb.startswith("db.")), done
@@ -124,7 +124,7 @@ def test_the_folder_inside_acts_on_its_own(mono: Path, name: str) -> None:
 
     done = invoke(mono / "sub", "postgres.stop", env=SERVICE)
 
-    assert (0, f"{name}-sub-db-1: exited\n") == (done.status, done.out), done.err
+    assert (done.status, done.out) == (0, f"{name}-sub-db-1: exited\n"), done.err
 
 
 def test_a_neighbours_container_may_be_used_by_name_and_not_be_ended(mono: Path, name: str) -> None:
@@ -137,10 +137,10 @@ def test_a_neighbours_container_may_be_used_by_name_and_not_be_ended(mono: Path,
         for argv in (("postgres.stop",), ("postgres.remove", "--volume", "--yes"))
     ]
 
-    assert 0 == backup.status, backup.err
-    assert [5, 5] == [each.status for each in ended]
+    assert backup.status == 0, backup.err
+    assert [each.status for each in ended] == [5, 5]
     assert all(f"belongs to the Compose project in {mono / 'sub'}" in each.err for each in ended)
-    assert "running" == state(theirs)
+    assert state(theirs) == "running"
 
 
 def test_of_two_compose_projects_of_one_folder_composes_own_counts(
@@ -154,9 +154,9 @@ def test_of_two_compose_projects_of_one_folder_composes_own_counts(
     stopped = invoke(project, "postgres.stop", env=SERVICE)
     removed = invoke(project, "postgres.remove", "--volume", "--yes", env=SERVICE)
 
-    assert "running" == state(other)
+    assert state(other) == "running"
     assert f"{name}-ci_data" in run("docker", "volume", "ls", "-q")
-    assert (0, 5) == (stopped.status, removed.status)
+    assert (stopped.status, removed.status) == (0, 5)
 
 
 def test_another_checkouts_container_is_left_alone(
@@ -170,8 +170,8 @@ def test_another_checkouts_container_is_left_alone(
     env = {"REPOM_CONTAINER": name, "POSTGRES_USER": "shop"}
     done = [invoke(project, *argv, env=env) for argv in VERBS.values()]
 
-    assert {5} == {each.status for each in done}
-    assert "created" == state(name)
+    assert {each.status for each in done} == {5}
+    assert state(name) == "created"
 
 
 # -- addresses ----------------------------------------------------------------------------
@@ -193,12 +193,12 @@ def test_the_same_port_of_another_address_is_another_server(
 
     done = invoke(project, "db.restore", "--backup", "new.sql", "--yes", env=env)
 
-    assert 0 == done.status, done.err
+    assert done.status == 0, done.err
     tables = "SELECT string_agg(relname, ',') FROM pg_class WHERE relkind = 'r' AND oid > 16000"
-    assert "in_the_container" == sql(name, tables)
-    assert "restored" == postgres_host.sql(tables)
+    assert sql(name, tables) == "in_the_container"
+    assert postgres_host.sql(tables) == "restored"
     forced = invoke(project, "db.backup", "--via", "docker", env=env)
-    assert (2, True) == (forced.status, f"does not publish port {port} on 127.0.0.1" in forced.err)
+    assert (forced.status, f"does not publish port {port} on 127.0.0.1" in forced.err) == (2, True)
 
 
 @pytest.fixture
@@ -225,8 +225,8 @@ def test_a_containers_name_that_leads_elsewhere_is_another_machine(
     done = invoke(project, "db.restore", "--backup", "new.sql", "--yes", env=env)
     meant = invoke(project, "db.restore", "--backup", "new.sql", "--yes", "--remote", env=env)
 
-    assert (5, True) == (done.status, named_host in done.last), done.err
-    assert 0 == meant.status, meant.err
+    assert (done.status, named_host in done.last) == (5, True), done.err
+    assert meant.status == 0, meant.err
 
 
 def test_session_options_of_a_url_are_kept_beside_repoms_own(
@@ -244,5 +244,5 @@ def test_session_options_of_a_url_are_kept_beside_repoms_own(
         restored = invoke(project, "db.restore", "--backup", "new.sql", "--yes", env=env)
         backup = invoke(project, "db.backup", env=env)
 
-        assert (0, 0) == (restored.status, backup.status), restored.err + backup.err
-        assert "1" == server.sql("SELECT count(*) FROM mine.restored")
+        assert (restored.status, backup.status) == (0, 0), restored.err + backup.err
+        assert server.sql("SELECT count(*) FROM mine.restored") == "1"

@@ -72,7 +72,8 @@ CONNECTION = {
 def test_no_way_to_the_server_is_3_and_says_what_to_do(said: str, message: str) -> None:
     error = explained(said, 2)
 
-    assert (Unreachable, 3) == (type(error), error.exit_status)
+    assert isinstance(error, Unreachable)
+    assert error.exit_status == 3
     assert message in error.message
     assert error.hint
 

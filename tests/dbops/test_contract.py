@@ -1,5 +1,5 @@
-"""The contract: the same assertions on SQLite, on the host's PostgreSQL and on each
-container. dump → damage → restore → equal, and nothing lost when it does not work."""
+"""The contract of a database: the same assertions on SQLite, on the host's PostgreSQL and on
+each container. dump → damage → restore → equal, and nothing lost when it does not work."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import pytest
 from repom import dbops
 from repom.errors import Damaged, RepomError
 from repom.settings import Settings
-from tests.live.conftest import SERVERS, settings_for
-from tests.live.servers import FIDELITY, Server
+from tests.live.servers import FIDELITY, SERVERS, Server, settings_for
 
 
 class Subject:
@@ -88,9 +87,21 @@ def make_sqlite(path: Path) -> None:
         database.executemany("INSERT INTO raw VALUES (?, ?)", rows)
 
 
-@pytest.fixture(params=["sqlite", *[f"{s}-{f}" for s in SERVERS for f in ("custom", "plain")]])
+def subjects(*names: str) -> pytest.MarkDecorator:
+    """The databases that a test is for, those in containers marked as live."""
+    live = pytest.mark.live
+    params = [pytest.param(n, marks=live if n.startswith("postgres_1") else ()) for n in names]
+    return pytest.mark.parametrize("subject", params, indirect=True)
+
+
+#: Each kind, major version and format; and one of each kind, where these do not matter.
+EVERY = subjects("sqlite", *[f"{s}-{f}" for s in SERVERS for f in ("custom", "plain")])
+EACH_KIND = subjects("sqlite", "postgres_host-plain", "postgres_18-custom")
+
+
+@pytest.fixture
 def subject(request: pytest.FixtureRequest, project: Path) -> Iterator[Subject]:
-    """A filled database of each kind, and the format that its backups have."""
+    """A filled database, and the format that its backups have."""
     if request.param == "sqlite":
         path = project / "shop.sqlite3"
         make_sqlite(path)
@@ -99,16 +110,14 @@ def subject(request: pytest.FixtureRequest, project: Path) -> Iterator[Subject]:
         return
     name, format = request.param.split("-")
     server: Server = request.getfixturevalue(name)
-    server.create("shop")
-    server.sql(FIDELITY.read_text())
+    server.create("shop", FIDELITY.read_text())
     settings = settings_for(server, project, REPOM_FORMAT=format)
     flags = ("--no-owner", "--no-acl") if format == "plain" else ()
     yield PostgresSubject(server, settings, flags)
-    for kept in server.databases():
-        if kept.startswith("repom_"):
-            server.sql(f"DROP DATABASE {kept} WITH (FORCE)", "postgres")
+    server.clean()
 
 
+@EVERY
 def test_what_was_backed_up_comes_back_equal(subject: Subject) -> None:
     before = subject.content()
     made = dbops.backup(subject.settings)
@@ -124,6 +133,7 @@ def test_what_was_backed_up_comes_back_equal(subject: Subject) -> None:
     assert subject.leftovers() == []
 
 
+@EVERY
 def test_a_restore_can_be_undone_and_the_undo_too(subject: Subject) -> None:
     before = subject.content()
     made = dbops.backup(subject.settings)
@@ -137,6 +147,7 @@ def test_a_restore_can_be_undone_and_the_undo_too(subject: Subject) -> None:
     assert subject.content() == before
 
 
+@EACH_KIND
 def test_a_backup_is_private_whole_and_described(subject: Subject) -> None:
     made = dbops.backup(subject.settings, label="first")
 
@@ -155,6 +166,7 @@ def test_a_backup_is_private_whole_and_described(subject: Subject) -> None:
     assert dbops.verify(made.name, subject.settings).problems == ()
 
 
+@EACH_KIND
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
 def test_a_truncated_backup_changes_nothing(subject: Subject, share: float) -> None:
     made = dbops.backup(subject.settings)
@@ -173,6 +185,7 @@ def test_a_truncated_backup_changes_nothing(subject: Subject, share: float) -> N
     assert subject.leftovers() == []
 
 
+@EACH_KIND
 def test_older_backups_are_pruned_and_the_newest_stay(subject: Subject) -> None:
     made = [dbops.backup(subject.settings, keep=2) for _ in range(4)]
 

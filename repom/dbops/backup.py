@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,8 +50,11 @@ def backup(
             _dry_run(database, draft)
             return draft
         earlier = _earlier(target, draft)
-        target.check_space(_room(draft, earlier))
-        made = _written(database, target, draft, started)
+        needed = earlier[0].size if earlier else 0
+        with target.writing(draft.name, needed) as file:
+            database.dump(file, draft.format)
+            done = _checked(database, draft, Path(file.name))
+            made = target.publish(file, replace(done, duration_s=since(started)))
         if not strange:
             retention.prune_after(target, made, earlier, settings.keep)
     return made
@@ -118,25 +120,16 @@ def _earlier(target: Store, draft: Backup) -> list[Backup]:
     return [b for b in named if b.is_same_database_as(draft)]
 
 
-def _room(draft: Backup, earlier: Sequence[Backup]) -> int:
-    """Bytes that the backup will take about: as the last one; SQLite is copied first."""
-    copy = draft.facts.size if draft.backend == "sqlite" else 0
-    return copy + (earlier[0].size if earlier else 0)
+def _checked(database: Database, draft: Backup, path: Path) -> Backup:
+    """What the dump itself tells of the backup.
 
-
-def _written(database: Database, target: Store, draft: Backup, started: float) -> Backup:
-    with target.writing(draft.name) as file:
-        database.dump(file, draft.format)
-        archive = recognise(Path(file.name))
-        if archive.kind != draft.format:  # such as a program's error message
-            raise CommandFailed("The dump did not produce a valid backup", "It was discarded")
-        done = replace(
-            draft,
-            tool_version=archive.tool or draft.server_version,
-            facts=replace(draft.facts, tables=_tables(draft, database, archive)),
-            duration_s=since(started),
-        )
-        return target.publish(file, done)
+    :raises CommandFailed: it is something else, such as a program's error message.
+    """
+    archive = recognise(path)
+    if archive.kind != draft.format:
+        raise CommandFailed("The dump did not produce a valid backup", "It was discarded")
+    facts = replace(draft.facts, tables=_tables(draft, database, archive))
+    return replace(draft, tool_version=archive.tool or draft.server_version, facts=facts)
 
 
 def _tables(draft: Backup, database: Database, archive: Archive) -> int | None:

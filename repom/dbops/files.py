@@ -119,14 +119,13 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def check_space(folder: Path, needed: int, purpose: str) -> None:
+def check_space(folder: Path, needed: int, purpose: str, hint: str = FREE_SPACE) -> None:
     """:raises Refused: the disk of `folder` has fewer than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise Refused(
-            f"{folder} has {free / 1e6:.1f} MB free, and {purpose} takes about"
-            f" {needed / 1e6:.1f} MB",
-            FREE_SPACE,
+            f"{folder} has {shown_size(free)} free, and {purpose} takes about {shown_size(needed)}",
+            hint,
         )
 
 

@@ -106,12 +106,12 @@ def pin(backup: str | Path | Backup, settings: Source = None, *, off: bool = Fal
     """Keep a backup whatever prune says, or no longer.
 
     :raises NotFound: there is no such backup.
-    :raises Refused: it has no manifest.
+    :raises Refused: it is not verified.
     """
     settings = Settings.of(settings)
     source = find_backup(settings, backup)
     if not source.is_verified:
-        raise Refused(f"{source.name} has no manifest, so prune leaves it anyway")
+        raise Refused(f"{source.name} is not a verified backup, so prune never deletes it")
     if settings.dry:
         log.info("Would %s %s", "unpin" if off else "pin", source.name)
         return replace(source, pinned=not off)

@@ -13,11 +13,12 @@ from repom.dbops.store.backup import Backup, Drill
 from repom.dbops.store.lock import locked
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
-from repom.errors import Damaged, Refused, Unreachable
+from repom.errors import Damaged, Refused, RepomError, Unreachable
 from repom.settings import Settings, Source
 from repom.settings.address import Address
 
 from . import work
+from .database import Database
 from .store import manifest
 from .work import find_backup, open_database, proven_facts, since
 
@@ -76,23 +77,34 @@ def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str
         if drill:
             log.info("Would restore it into a scratch database, and drop that again")
         return passed, {}
-    if _read(settings, archive):
-        passed.append("archive")
-    if not drill:
+    tool = "pg_restore" if archive.is_archive else "psql"
+    try:
+        database = open_database(_for_backend(settings, archive), tool)
+    except (Unreachable, Refused) as error:
+        if drill:
+            raise
+        _warn_unread(error)
         return passed, {}
-    return [*passed, "drill"], _drill(settings, source, archive)
+    with closing(database):
+        if _read(database, archive):
+            passed.append("archive")
+        if not drill:
+            return passed, {}
+        return [*passed, "drill"], _drill(settings, database, source, archive)
 
 
-def _read(settings: Settings, archive: Archive) -> bool:
+def _read(database: Database, archive: Archive) -> bool:
     """Whether the archive could be read; the checksum can be checked without a server."""
     try:
-        tool = "pg_restore" if archive.is_archive else "psql"
-        with closing(open_database(_for_backend(settings, archive), tool)) as database:
-            database.read(archive)
+        database.read(archive)
         return True
     except (Unreachable, Refused) as error:
-        log.warning("The archive was not read to its end: %s", error.message)
+        _warn_unread(error)
         return False
+
+
+def _warn_unread(error: RepomError) -> None:
+    log.warning("The archive was not read to its end: %s", error.message)
 
 
 def _for_backend(settings: Settings, archive: Archive) -> Settings:
@@ -107,8 +119,9 @@ def _for_backend(settings: Settings, archive: Archive) -> Settings:
     return settings
 
 
-def _drill(settings: Settings, source: Backup, archive: Archive) -> dict[str, int]:
-    database = open_database(_for_backend(settings, archive), "pg_restore")
+def _drill(
+    settings: Settings, database: Database, source: Backup, archive: Archive
+) -> dict[str, int]:
     work.check_server(settings, database, database.survey().system_identifier)
     with work.on(settings, database, "drill"):
         found = database.survey()

@@ -28,13 +28,11 @@ class Container:
 
     :param state: Docker's word for its state (``running``, ``exited``, ``paused`` …), or,
         without a container, why: ``absent``, ``docker is not installed`` …
-    :param id: empty without a container.
+    :param id: empty without a container; then `trouble` says why.
     :param bindings: what leads to PostgreSQL in it, or will when it runs; an empty address
         is any.
     :param note: why a similar container is not this one, for people.
-    :param trouble: why there is no container to speak of.
-    :param mounts: its folders that lie in a volume or in a folder of the host, which is
-        the value.
+    :param mounts: folder in the container → volume, or folder of the host.
     :param environment: may hold a password.
     """
 
@@ -61,8 +59,8 @@ class Container:
 
     @property
     def data(self) -> str:
-        """The volume's name, or the folder of this host, with its data; empty when they
-        are in the container itself."""
+        """The volume's name, or the folder of this host, with its data; empty when it
+        is in the container itself."""
         return self.mounts.get(data_mount(self.environment, self.mounts), "")
 
     @property
@@ -93,19 +91,15 @@ def find(docker: str, name: str, service: str | None, project: Path) -> Containe
     :raises SettingsError: several containers are the service, or the Compose file has
         no such service.
     """
-    engine = Engine(docker)
+    engine, shown = Engine(docker), f"of the Compose service {service}" if service else name
     try:
         if service:
-            return _of_service(engine, service, project)
+            return _of_service(engine, service, shown, project)
         # An engine also takes the beginning of an id for a name.
         named = [c for c in engine.inspect("container", [name], _parse) if c.name == name]
         return named[0] if named else Container(name, "absent", trouble=Trouble.ABSENT)
     except EngineSilent as silent:
-        return Container(_shown(service) or name, silent.reason, trouble=silent.trouble)
-
-
-def _shown(service: str | None) -> str:
-    return f"of the Compose service {service}" if service else ""
+        return Container(shown, silent.reason, trouble=silent.trouble)
 
 
 def _parse(item: Mapping[str, Any]) -> Container:
@@ -165,8 +159,8 @@ def read_compose(engine: Engine, project: Path, *flags: str) -> Compose:
     """
 
     def parse(said: Any) -> Compose:
-        services = part(part(said).get("services"))
-        return Compose(text(said["name"]), {name: given(part(s)) for name, s in services.items()})
+        services = part(part(said).get("services")).items()
+        return Compose(text(said["name"]), {name: given(part(each)) for name, each in services})
 
     def given(service: Mapping[str, Any]) -> dict[str, str]:
         values = part(service.get("environment")).items()
@@ -175,7 +169,7 @@ def read_compose(engine: Engine, project: Path, *flags: str) -> Compose:
     return engine.read(parse, *compose_argv(project, *flags, "config", "--format", "json"))
 
 
-def _of_service(engine: Engine, service: str, project: Path) -> Container:
+def _of_service(engine: Engine, service: str, shown: str, project: Path) -> Container:
     label = f"label={COMPOSE}service={service}"
     ids = engine.ask("ps", "-aq", "--no-trunc", "--filter", label).split()
     made = engine.inspect("container", ids, _parse) if ids else []
@@ -203,24 +197,21 @@ def _of_service(engine: Engine, service: str, project: Path) -> Container:
             f"Set it to one of: {', '.join(sorted(compose.services))}",
         )
     note = _elsewhere(service, here, made)
-    return Container(_shown(service), "absent", note=note, trouble=Trouble.ABSENT)
+    return Container(shown, "absent", note=note, trouble=Trouble.ABSENT)
 
 
 def _elsewhere(service: str, here: Sequence[Container], made: Sequence[Container]) -> str:
     """What tells a user of a container of another Compose project that could be it."""
+    if not here and len(made) != 1:
+        return ""
+    near = (here or made)[0]
+    other = f"in {shown_folder(near.compose_folder)}"
     if here:
-        return (
-            f"Container {here[0].name} belongs to the Compose project {here[0].compose_project},"
-            " and Compose uses another name here; to use it, set REPOM_CONTAINER to"
-            f" {here[0].name}"
-        )
-    if len(made) == 1:
-        return (
-            f"Container {made[0].name} is the service {service} of the Compose project in"
-            f" {shown_folder(made[0].compose_folder)}; to use it, set REPOM_CONTAINER to"
-            f" {made[0].name}"
-        )
-    return ""
+        other = f"{near.compose_project}, but Compose gives this folder another project name"
+    return (
+        f"Container {near.name} is the service {service} of the Compose project {other}; to use"
+        f" it, set REPOM_CONTAINER to {near.name}"
+    )
 
 
 # -- whose it is --------------------------------------------------------------------------
@@ -265,7 +256,8 @@ def owner(labels: Mapping[str, str], project: Path) -> str:
 
 
 def is_labelled(labels: Mapping[str, str], project: Path) -> bool:
-    return bool(labels.get(PROJECT_LABEL)) and not owner(labels, project)
+    """Whether `postgres.start` made it for this project folder."""
+    return is_same(labels.get(PROJECT_LABEL, ""), project)
 
 
 def is_ours(found: Container, project: Path) -> bool:

@@ -38,24 +38,16 @@ class Trouble(Enum):
 
 #: Texts differ between versions; these parts of them, in lower case, have stayed.
 COMPLAINTS = {
-    Trouble.ABSENT: (
-        *("no such container", "no such object", "no such volume", "no such image"),
-        *("no container with name", "image not known"),  # podman
-    ),
-    Trouble.FORBIDDEN: ("permission denied",),
-    Trouble.NOT_RUNNING: (
-        *("cannot connect", "is the docker daemon running"),
-        *("failed to connect", "connection refused"),
-    ),
-    Trouble.PORT_TAKEN: (
-        *("port is already allocated", "address already in use", "ports are not available"),
-    ),
-    Trouble.NO_COMPOSE: (
-        *("unknown flag: --project-directory", "unknown command: docker compose"),
-        "'compose' is not a",
-    ),
-    Trouble.VALUE_MISSING: ("required variable", "env file"),
-    Trouble.PROGRAM_MISSING: ("executable file not found",),
+    Trouble.ABSENT: "no such (container|object|volume|image)"
+    "|no container with name|image not known",  # podman
+    Trouble.FORBIDDEN: "permission denied",
+    Trouble.NOT_RUNNING: "cannot connect|is the docker daemon running"
+    "|failed to connect|connection refused",
+    Trouble.PORT_TAKEN: "port is already allocated|address already in use|ports are not available",
+    Trouble.NO_COMPOSE: "unknown flag: --project-directory"
+    "|unknown command: docker compose|'compose' is not a",
+    Trouble.VALUE_MISSING: "required variable|env file",
+    Trouble.PROGRAM_MISSING: "executable file not found",
 }
 #: Meanings that say more than the engine's own words.
 PLAIN = (Trouble.ABSENT, Trouble.FORBIDDEN, Trouble.NOT_RUNNING)
@@ -63,10 +55,9 @@ PLAIN = (Trouble.ABSENT, Trouble.FORBIDDEN, Trouble.NOT_RUNNING)
 _QUOTING = re.compile(r"(unterminated quoted value|variable name|invalid template|value:).*", re.I)
 
 
-def trouble(said: str) -> Trouble:
+def meaning(said: str) -> Trouble:
     """What a complaint of the engine means."""
-    said = said.lower()
-    meant = (kind for kind, parts in COMPLAINTS.items() if any(each in said for each in parts))
+    meant = (kind for kind, parts in COMPLAINTS.items() if re.search(parts, said.lower()))
     return next(meant, Trouble.OTHER)
 
 
@@ -111,7 +102,7 @@ class Engine:
             return str(result.stdout)
         said = without_secrets(result.stderr).strip()
         words = said.splitlines()[-1] if said else f"{self.program} exited {result.exited}"
-        kind = trouble(said)
+        kind = meaning(said)
         raise EngineSilent(kind, kind.value if kind in PLAIN else words)
 
     def do(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
@@ -200,7 +191,7 @@ def variables(config: Mapping[str, Any]) -> dict[str, str]:
 def failure(said: str) -> RepomError:
     """The error for a change that failed, from what the engine said."""
     said = without_secrets(said)
-    kind = trouble(said)
+    kind = meaning(said)
     if kind is Trouble.PORT_TAKEN:
         port = re.search(r"\d+\.\d+\.\d+\.\d+:(\d+)", said)
         return port_taken(port[1] if port else "of the container")

@@ -26,6 +26,9 @@ PASSWORD_FILE = "POSTGRES_PASSWORD_FILE"  # noqa: S105 - the variable's name
 #: Workers of a parallel index build share memory through /dev/shm. Docker gives 64 MB,
 #: no more than the default maintenance_work_mem, so that a restore would run out of it.
 SHM = "256m"
+RECREATE = advice(
+    "To recreate it and keep the data: {}, then {}", "postgres.remove", "postgres.start"
+)
 
 
 def find(settings: Settings) -> Container:
@@ -49,7 +52,7 @@ class ContainerServer:
         return Engine(self.settings.docker, echo=self.settings.echo, dry=self.settings.dry)
 
     def start(self) -> Server:
-        """Start the container, making it if it does not exist, and wait for its server."""
+        """Start the container, creating it if needed, and wait for its server."""
         self._check_engine()
         if self.settings.compose_service:
             self._up()
@@ -62,7 +65,7 @@ class ContainerServer:
                 other = self._looked_up()
                 if not other.found.id:
                     raise
-                log.info("Another start made container %s in the meantime", other.found.name)
+                log.info("Another start created container %s in the meantime", other.found.name)
                 other._wake()
         started = self._looked_up()
         return started.describe() if self.settings.dry else started._await_answer()
@@ -85,11 +88,11 @@ class ContainerServer:
         composed, env = bool(settings.compose_service), found.environment
         login = credentials.adopt(settings, env)
         port = found.port if found.id else settings.port or PORT
-        other = discover.owner(found.labels, settings.project)
+        other = discover.shown_folder(discover.owner(found.labels, settings.project))
         return Server(
             kind="compose" if composed else "container",
             name=found.name,
-            state=f"{found.state}, of the project in {other}" if other else found.state,
+            state=found.state + (f", of the project in {other}" if other else ""),
             image=found.image or ("" if composed else settings.image),
             version=env.get("PG_VERSION") or env.get("PG_MAJOR") or "",
             host=HOST,
@@ -101,11 +104,7 @@ class ContainerServer:
         )
 
     def removable(self, *, volume: bool) -> Server:
-        """What `remove` would remove.
-
-        :raises Refused: container or data are another project's, or the data would be lost
-            unasked.
-        """
+        """What `remove` would remove; refused as there."""
         self._check_engine()
         server = self.describe()
         discover.check_ours(self.found, self.settings.project)
@@ -113,27 +112,24 @@ class ContainerServer:
             self._check_volume(server.data)
         elif self.found.id and not server.data:
             raise Refused(
-                f"The data of container {server.name} are in the container itself and would be"
+                f"The data of container {server.name} is in the container itself and would be"
                 " deleted with it",
                 advice("To delete them, run {}, then {}", "db.backup", "postgres.remove --volume"),
             )
         return server
 
     def remove(self, data: str, *, volume: bool) -> None:
-        """Stop and remove the container.
-
-        :param data: the volume that `removable` found.
-        """
+        """Stop and remove the container, and with `volume` the data that were found."""
         if self.found.id:
             self._halt()
             # The nameless volumes go with the data: nothing would name them afterwards.
             ours = discover.is_ours(self.found, self.settings.project)
             self.engine.do("rm", *(["--volumes"] if volume and ours else []), self.found.id)
-        if volume and data and volumes.labels_of(self.engine, data) is not None:
+        if volume and data and self._has_volume(data):
             self.engine.do("volume", "rm", data)
 
     def create(self) -> None:
-        """Make and start the container; after a failure neither it nor a new volume stays.
+        """Create and start the container; after a failure neither it nor a new volume stays.
 
         :raises Refused: the port is taken, or the volume does not fit.
         :raises Unreachable: the image is missing, or the engine is.
@@ -208,10 +204,7 @@ class ContainerServer:
         else:
             raise Unreachable(
                 f"Container {found.name} is {found.state}",
-                advice(
-                    "Look at {}. {} keeps the data, {} recreates the container",
-                    *("postgres.logs", "postgres.remove", "postgres.start"),
-                ),
+                RECREATE,
             )
 
     def _halt(self) -> None:
@@ -236,47 +229,41 @@ class ContainerServer:
         self._warn_of_differences()
         runner = ExecRunner(settings.docker, found.id, found.name, echo=settings.echo)
         login = credentials.login(known, HOST)
-        problem = probe.wait(
-            lambda: probe.answer(runner, "psql", login), lambda: find(settings).state
+        probe.check_answers(
+            f"Container {found.name}",
+            lambda: probe.answer(runner, "psql", login),
+            lambda: find(settings).state,
+            self.log_lines,
+            known.password,
         )
-        if problem:
-            lines = self.engine.log_lines(found.id, 20)
-            message = f"Container {found.name} {problem}"
-            raise probe.given_up(Unreachable, message, lines, known.password)
         # The server asks for the password only where it is not called by 127.0.0.1.
         login = credentials.login(known, found.hostname or HOST)
         if probe.WRONG_PASSWORD in probe.answer(runner, "psql", login):
             raise Unreachable(
                 f"The server in container {found.name} rejects the password of '{known.user}';"
                 " it was set when the volume was initialized",
-                "Set POSTGRES_PASSWORD to that password, or change it:"
-                rf' docker exec -it {found.name} psql -U {known.user} -d postgres -c "\password"',
+                f"Set POSTGRES_PASSWORD to that password, or change it: {settings.docker} exec -it"
+                rf' {found.name} psql -U {known.user} -d postgres -c "\password"',
             )
         return replace(self, settings=known).describe()
 
     def _warn_of_differences(self) -> None:
-        """A container keeps the image and the port that it was made with."""
+        """A container keeps the port and the image that it was made with."""
         settings, found = self.settings, self.found
-        recreate = advice(
-            "{} and {} recreate it; the data is kept", "postgres.remove", "postgres.start"
-        )
-        if settings.port and settings.port != found.port:
-            published = f"port {found.port}" if found.port else "no port"
-            log.warning(
-                "Container %s publishes %s, and POSTGRES_PORT is %s; %s",
-                *(found.name, published, settings.port, recreate),
-            )
-        if PROJECT_LABEL in found.labels and found.image != settings.image:
-            log.warning(
-                "Container %s uses image %s, and REPOM_IMAGE is %s; %s",
-                *(found.name, found.image, settings.image, recreate),
-            )
+        image = settings.image if PROJECT_LABEL in found.labels else None
+        for what, is_now, wanted in (
+            ("POSTGRES_PORT", found.port, settings.port),
+            ("REPOM_IMAGE", found.image, image),
+        ):
+            if wanted and wanted != is_now:
+                log.warning(
+                    "Container %s was made with %s=%s, and it is %s now. %s",
+                    *(found.name, what, is_now or "none", wanted, RECREATE),
+                )
 
     def _check_volume(self, data: str) -> None:
-        """Check that the data may be deleted.
-
-        :raises Refused: they are on another machine, in a folder, or not this project's.
-        """
+        """Check that the data may be deleted: a volume on this machine, made for this
+        project alone."""
         if engine.is_remote(address := engine.endpoint(self.settings.docker)):
             raise Refused(
                 f"The container engine is on another machine ({address})",
@@ -284,17 +271,14 @@ class ContainerServer:
             )
         if Path(data).is_absolute():
             raise Refused(
-                f"The data are in the folder {data}, which repom did not make",
+                f"The data is in the folder {data}, which repom did not create",
                 "Leave --volume out, and remove the folder yourself",
             )
         if self.settings.compose_service and not self.found.id:
+            down = "or delete the volumes of all services: docker compose down --volumes"
             raise Refused(
                 f"There is no container {self.found.name}, so its volume is unknown",
-                advice(
-                    "Run {} first, or delete the volumes of all services: docker compose down"
-                    " --volumes",
-                    "postgres.start",
-                ),
+                advice(f"Run {{}} first, {down}", "postgres.start"),
             )
         if data:
             volumes.check_disposable(self.engine, data, self.settings.project, self.found)
@@ -303,16 +287,17 @@ class ContainerServer:
         """The volume that a container left behind. An engine that does not answer is not
         asked again, and Compose's own names of volumes are not known."""
         volume = f"{self.settings.container}_data"
-        if self.found.trouble is not Trouble.ABSENT or self.settings.compose_service:
-            return ""
-        return "" if volumes.labels_of(self.engine, volume) is None else volume
+        may_exist = self.found.trouble is Trouble.ABSENT and not self.settings.compose_service
+        return volume if may_exist and self._has_volume(volume) else ""
+
+    def _has_volume(self, volume: str) -> bool:
+        return volumes.labels_of(self.engine, volume) is not None
 
     def _image_mount(self) -> str:
         """The folder that the image declares as the volume of its data. It differs between
         versions: from 18 on it is the parent of what it was. Pulls a missing image."""
         image = self.settings.image
-        mounts = self.engine.inspect("image", [image], _declared_mount)
-        if not mounts:
+        if not (mounts := self.engine.inspect("image", [image], _declared_mount)):
             log.info("Pulling %s", image)
             try:
                 self.engine.do("pull", image)

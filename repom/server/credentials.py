@@ -20,7 +20,7 @@ MADE_UP = {"POSTGRES_USER": "repom", "POSTGRES_DB": "repom_dev"}
 
 
 def complete(settings: Settings) -> Settings:
-    """The settings of a new server: what nobody chose is made up."""
+    """The settings of a new server, with made-up values for those that are missing."""
     address = adopt(settings, MADE_UP).address
     password = address.password or secrets.token_urlsafe(24)
     return replace(settings, address=replace(address, password=password))
@@ -50,8 +50,8 @@ def variables(settings: Settings) -> dict[str, str]:
 
 
 def login(settings: Settings, host: str, port: int | None = None) -> dict[str, str]:
-    """libpq's variables for the target database as the target user. Here a database's
-    name is no connection string, whatever it holds, and the password is not in sight."""
+    """libpq's variables for the target database as the target user. As a variable, a
+    database's name is never read as a connection string, and the password stays hidden."""
     env = {
         "PGHOST": host,
         "PGUSER": settings.user,
@@ -79,7 +79,7 @@ def remember(before: Settings, after: Settings, port: int | None = None) -> None
     if "POSTGRES_PASSWORD" not in new:
         return
     if Settings.load(cwd=before.project, quiet=True).password is None:
-        log.warning("The database URL has no password: give it the one that is now in %s", path)
+        log.warning("DATABASE_URL has no password. Add the one that is now in %s", path)
 
 
 def append(path: Path, values: Mapping[str, str]) -> None:
@@ -92,7 +92,7 @@ def append(path: Path, values: Mapping[str, str]) -> None:
 
 
 def quoted(value: str) -> str:
-    """The value as `.env` wants it: both Compose and repom read it back, also as a password,
+    """The value as `.env` needs it: Compose and repom both read it back, also as a password,
     in which repom expands nothing. Single quotes cannot hold every backslash."""
     if re.fullmatch(r"[\w.,:/@%+=~-]+", value):
         return value

@@ -19,8 +19,8 @@ class Server:
     :param version: PostgreSQL's, as far as it is known without asking the server.
     :param port: of this host; ``None`` when none leads to the server.
     :param url: with the password masked; empty without a port.
-    :param data: the volume or folder with the data; empty when there is none, or when they
-        are in the container itself.
+    :param data: the volume or folder with the data; empty when there is none, or when it
+        is in the container itself.
     """
 
     kind: str

@@ -8,19 +8,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
 
 from invoke.runners import Result
 
-from repom.errors import CommandFailed, RepomError
-from repom.runners.engine import Trouble, port_taken, trouble
+from repom.errors import CommandFailed, Unreachable
+from repom.runners.engine import Trouble, meaning, port_taken
 from repom.runners.runner import Runner
 
 from .facts import HOST
 
 log = logging.getLogger("repom")
-
-E = TypeVar("E", bound=RepomError)
 
 PATIENCE = 60  # seconds until a server that does not answer has failed
 SETTLED = 3  # the same after an answer of `FINAL`, unless the image sets its database up late
@@ -55,6 +52,28 @@ def answer(runner: Runner, psql: str, login: Mapping[str, str]) -> str:
     return "" if result.ok else last_line(result, f"exit status {result.exited}")
 
 
+def check_answers(
+    name: str,
+    answer: Callable[[], str],
+    state: Callable[[], str],
+    log_lines: Callable[[int], Iterable[str]],
+    password: str | None,
+) -> None:
+    """Wait until a server answers.
+
+    :param password: hidden in what is shown of the server's log.
+    :raises Unreachable: it does not, after the last lines of its log were shown.
+    """
+    if problem := wait(answer, state):
+        show_log(log_lines(20), password)
+        raise Unreachable(f"{name} {problem}", "Its last log lines are above")
+
+
+def show_log(lines: Iterable[str], password: str | None = None) -> None:
+    for line in lines:
+        log.warning("  %s", line.replace(password or "\0", "***"))
+
+
 def wait(answer: Callable[[], str], state: Callable[[], str]) -> str:
     """Wait until the target answers twice in a row: a server that sets itself up answers,
     and goes away again. Returns what is wrong, or nothing.
@@ -70,19 +89,12 @@ def wait(answer: Callable[[], str], state: Callable[[], str]) -> str:
         now_in = state() if complaint else "running"
         if now_in != "running":
             return f"does not stay up ({now_in})"
-        missing = trouble(complaint) is Trouble.PROGRAM_MISSING
+        missing = meaning(complaint) is Trouble.PROGRAM_MISSING
         if missing or any(part in complaint for part in FINAL):
             deadline = min(deadline, time.monotonic() + SETTLED)
         if time.monotonic() > deadline:
             return f"does not answer ({complaint or 'only once'})"
         time.sleep(0.5)
-
-
-def given_up(kind: type[E], message: str, lines: Iterable[str], password: str | None = None) -> E:
-    """The error for a server that does not start, after the last lines of its log."""
-    for line in lines:
-        log.warning("  %s", line.replace(password or "\0", "***"))
-    return kind(message, "Its last log lines are above")
 
 
 def last_line(result: Result, otherwise: str) -> str:

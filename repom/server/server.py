@@ -7,25 +7,23 @@ engine, a cluster that is made with this host's programs. Nothing here prints.
 from __future__ import annotations
 
 from repom.errors import Refused, SettingsError, advice
-from repom.runners.discover import Container
 from repom.runners.engine import Trouble
 from repom.settings import Settings
 
-from . import cluster, containers
+from . import containers
 from .cluster import LocalServer
 from .containers import ContainerServer
 from .facts import Server
 
 
 def start(settings: Settings) -> Server:
-    """Start the project's server, making it if there is none, and wait until the target
+    """Start the project's server, creating it if needed, and wait until the target
     database answers as the target user. What had to be made up is added to `.env`.
 
     :raises SettingsError: the settings name an SQLite database or another machine.
     :raises Unreachable: no engine and no programs; the server ends, or does not answer.
-    :raises Refused: container, volume or port belong to others; the volume has the data of
-        another PostgreSQL major.
-    :raises CommandFailed: the engine or a program failed.
+    :raises Refused: container, volume or port belong to others; the volume has another
+        PostgreSQL major.
     """
     _check_target(settings)
     return _found(settings).start()
@@ -35,8 +33,6 @@ def stop(settings: Settings) -> Server:
     """Stop the server; its clients are disconnected. Harmless when it does not run.
 
     :raises Refused: the container belongs to another project.
-    :raises Unreachable: the engine does not answer.
-    :raises CommandFailed: the server did not stop.
     """
     return _found(settings).stop()
 
@@ -60,13 +56,13 @@ def removable(settings: Settings, *, volume: bool = False) -> Server:
 
 
 def remove(settings: Settings, *, volume: bool = False, seen: Server | None = None) -> Server:
-    """Stop the server and remove its container; the data stay unless `volume` is given.
+    """Stop the server and remove its container; keep the data unless `volume` is given.
 
     :param volume: remove the data, too, and with them a local cluster.
     :param seen: what the user agreed to have removed.
     :returns: what there was.
-    :raises Refused: container or data are not this project's, or the data are in the
-        container itself and would be lost with it, or they are not those that were seen.
+    :raises Refused: container or data are another project's or not those that were seen, or
+        the data is in the container itself and would be lost unasked.
     """
     found = _found(settings)
     before = found.removable(volume=volume)
@@ -81,21 +77,21 @@ def remove(settings: Settings, *, volume: bool = False, seen: Server | None = No
 
 def _found(settings: Settings) -> ContainerServer | LocalServer:
     container = containers.find(settings)
-    if is_local(settings, container):
-        return LocalServer(settings, container)
-    return ContainerServer(settings, container)
+    local = LocalServer(settings, container)
+    return local if is_local(local) else ContainerServer(settings, container)
 
 
-def is_local(settings: Settings, found: Container) -> bool:
+def is_local(local: LocalServer) -> bool:
     """Whether the server is a local cluster. What exists comes first, so that a daemon that
     runs on some days only does not move the project to an empty server. An engine that this
     user may not use is not a missing one: it may well hold the data."""
-    if settings.via == "docker":
+    found = local.container
+    if local.settings.via == "docker":
         return False
     if found.id:
-        return not found.running and cluster.running_port(settings.project) is not None
+        return not found.running and local.running_port() is not None
     if found.trouble is Trouble.ABSENT:
-        return settings.via == "host" or cluster.exists(settings.project)
+        return local.settings.via == "host" or local.exists
     return found.trouble in (Trouble.NOT_INSTALLED, Trouble.NOT_RUNNING)
 
 

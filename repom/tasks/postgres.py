@@ -13,17 +13,16 @@ from repom.settings import Settings
 from . import console
 from .questions import contents
 
-# Imported by the tasks when they run: `invoke --list` need not pay for it.
+# Tasks import the server room when they run, so that `invoke --list` stays fast.
 if TYPE_CHECKING:
-    from repom.server import server
+    from repom.server.facts import Server
 
-
-#: What a person wants to see of a server, in this order.
+#: The fields of a server that are shown, in this order.
 LOGIN = ("host", "port", "user", "database", "url")
 STATE = ("kind", "name", "state", "image", "version", "host", "port", "data")
 
 
-def table(found: server.Server, fields: tuple[str, ...]) -> str:
+def table(found: Server, fields: tuple[str, ...]) -> str:
     """Name and value of each field that has one, a line each."""
     values = asdict(found)
     return "\n".join(f"{name:<10}{values[name]}" for name in fields if values[name])
@@ -31,7 +30,7 @@ def table(found: server.Server, fields: tuple[str, ...]) -> str:
 
 @console.command(help={})
 def start(c: Context) -> None:
-    """Start this project's PostgreSQL server, making it if there is none, and wait for it."""
+    """Start this project's PostgreSQL server, creating it if needed, and wait for it."""
     from repom.server import server
 
     settings = Settings.load(c.config)
@@ -42,7 +41,7 @@ def start(c: Context) -> None:
 
 @console.command(help={})
 def stop(c: Context) -> None:
-    """Stop the server; its data stay."""
+    """Stop the server; its data is kept."""
     from repom.server import server
 
     settings = Settings.load(c.config)
@@ -53,7 +52,7 @@ def stop(c: Context) -> None:
 
 @console.command(help={"json": "print the result as JSON"})
 def status(c: Context, json: bool = False) -> None:
-    """Show the server: state, image or version, port, and where its data are."""
+    """Show the server: state, image or version, port, and where its data is."""
     from repom.server import server
 
     found = server.status(Settings.load(c.config))
@@ -70,7 +69,7 @@ def logs(c: Context, lines: str = "50") -> None:
     console.show(server.logs(Settings.load(c.config), int(lines)))
 
 
-@console.command(help={"volume": "remove its data, too; asks first", "yes": "do not ask"})
+@console.command(help={"volume": "delete its data, too; asks first", "yes": "do not ask"})
 def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     """Remove the container and keep its data, unless --volume is given."""
     from repom.server import server
@@ -83,20 +82,23 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     before = server.remove(settings, volume=volume, seen=seen)
     if settings.dry:
         return
-    kept = f"; its data stay in {before.data}" if before.data and not volume else ""
+    kept = f"; its data is kept in {before.data}" if before.data and not volume else ""
     console.show(f"Removed {before.name}{kept}")
 
 
-def _question(settings: Settings, seen: server.Server) -> str:
-    """What will be deleted, for the user to confirm."""
-    via, host, port = "docker", None, None
-    if seen.kind == "local":
-        via, host, port = "host", seen.host, seen.port
-    named = replace(settings.address, user=seen.user, database=seen.database)
-    login = replace(settings, address=replace(named, host=host, port=port), via=via)
-    holds = f"{seen.database} ({contents(login)})"
+def _question(settings: Settings, seen: Server) -> str:
     data = seen.data or "the container"
+    holds = f"{seen.database} ({contents(_of_server(settings, seen))})"
     return f"Delete {seen.name} and its data in {data}? All of its databases will be lost: {holds}."
+
+
+def _of_server(settings: Settings, seen: Server) -> Settings:
+    """Settings that lead to the database in this very server."""
+    address = replace(settings.address, user=seen.user, database=seen.database)
+    if seen.kind == "local":
+        address = replace(address, host=seen.host, port=seen.port)
+        return replace(settings, address=address, via="host")
+    return replace(settings, address=replace(address, host=None, port=None), via="docker")
 
 
 postgres = Collection("postgres", start, stop, status, logs, remove)

@@ -610,7 +610,7 @@ def test_a_backup_without_a_manifest_cannot_be_pinned(settings: Settings) -> Non
     made = dbops.backup(settings)
     made.manifest.unlink()
 
-    with pytest.raises(Refused, match="no manifest"):
+    with pytest.raises(Refused, match="not a verified backup"):
         dbops.pin(made.name, settings)
 
 

@@ -25,7 +25,7 @@ import pytest
 
 from repom.dbops import backup
 from repom.errors import Refused, RepomError, SettingsError, Unreachable
-from repom.runners.discover import PROJECT_LABEL
+from repom.runners.discover import PROJECT_LABEL, Container
 from repom.server import cluster, server
 from repom.settings import Settings
 from repom.settings.address import Address
@@ -660,7 +660,8 @@ def test_number_of_a_killed_server_that_another_program_has(open_project: Path, 
     lock = cluster.folder(open_project) / "postmaster.pid"
     lines = lock.read_text().splitlines()
     os.kill(int(lines[0]), 9)
-    account = cluster.as_account(["sleep", "60"], cluster._account(open_project), sys.platform)
+    user = cluster.LocalServer(settings, Container("", "absent")).account()
+    account = cluster.as_account(["sleep", "60"], user, sys.platform)
     with subprocess.Popen(account) as other:
         try:
             time.sleep(0.5)
@@ -679,7 +680,7 @@ def test_local_cluster_of_somebody_else(open_project: Path) -> None:
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("15\n")
     settings = Settings.load(environ={"REPOM_DOCKER": "/nonexistent-docker"}, cwd=open_project)
-    with pytest.raises(Refused, match="repom did not make it"):
+    with pytest.raises(Refused, match="repom did not create it"):
         server.start(settings)
     assert [each.name for each in data.iterdir()] == ["PG_VERSION"]
 

@@ -12,7 +12,7 @@ from repom.dbops.work import chosen
 from repom.errors import SettingsError, Unreachable
 from repom.runners.choose import Choice
 from repom.runners.discover import Container, find
-from repom.runners.engine import Engine, EngineSilent, endpoint, is_remote
+from repom.runners.engine import Engine, EngineSilent, Trouble, endpoint, is_remote, meaning
 from repom.runners.exec import ExecRunner
 from repom.settings import Settings
 from repom.settings.address import Address
@@ -268,6 +268,25 @@ def test_an_engine_that_does_not_answer_is_a_state(
         state = f"{docker.program} exited 1"
 
     falls_back(choosing(docker), talk, state)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Error: No such volume: shop_data", Trouble.ABSENT),
+        (DENIED, Trouble.FORBIDDEN),
+        (DOWN, Trouble.NOT_RUNNING),
+        ("Bind for 0.0.0.0:5432 failed: port is already allocated", Trouble.PORT_TAKEN),
+        ("docker: 'compose' is not a docker command.", Trouble.NO_COMPOSE),
+        ("error: required variable POSTGRES_USER is missing a value", Trouble.VALUE_MISSING),
+        ("env file /shop/.env not found", Trouble.VALUE_MISSING),
+        ('exec: "psql": executable file not found in $PATH', Trouble.PROGRAM_MISSING),
+        ("Docker Compose wants a newer buildx", Trouble.OTHER),
+        ("", Trouble.OTHER),
+    ],
+)
+def test_what_a_complaint_means(said: str, expected: Trouble) -> None:
+    assert expected == meaning(said)
 
 
 @pytest.mark.parametrize("program", ["no-such-docker", "./no/such/docker"])

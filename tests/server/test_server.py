@@ -16,6 +16,7 @@ from repom.runners import discover, engine
 from repom.runners.discover import PROJECT_LABEL, Container
 from repom.runners.engine import Engine, Trouble
 from repom.server import cluster, containers, credentials, probe, server, volumes
+from repom.server.cluster import LocalServer
 from repom.settings import Settings
 from repom.settings.address import Address
 from repom.settings.dotenv import read_dotenv
@@ -365,7 +366,7 @@ def test_a_neighbours_private_folder_is_there(unprivileged: Path, moved: bool) -
 def test_is_local(trouble: Trouble, via: str, expected: bool, tmp_path: Path) -> None:
     settings = replace(SHOP, project=tmp_path, via=via)
     found = Container("db", "whatever it is called", trouble=trouble)
-    assert server.is_local(settings, found) is expected
+    assert server.is_local(LocalServer(settings, found)) is expected
 
 
 def test_existing_cluster_comes_before_a_new_container(tmp_path: Path) -> None:
@@ -373,10 +374,11 @@ def test_existing_cluster_comes_before_a_new_container(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     absent = Container("db", "absent", trouble=Trouble.ABSENT)
     (folder / "PG_VERSION").write_text("17\n")
-    assert not server.is_local(replace(SHOP, project=tmp_path), absent), "a Compose mount"
+    local = LocalServer(replace(SHOP, project=tmp_path), absent)
+    assert not server.is_local(local), "a Compose mount"
     (folder / cluster.LOG).touch()
-    assert server.is_local(replace(SHOP, project=tmp_path), absent)
-    assert cluster.version(tmp_path) == "17"
+    assert server.is_local(local)
+    assert local.version == "17"
 
 
 @pytest.mark.parametrize(
@@ -520,7 +522,7 @@ def test_initdb_arguments(platform: str, locale: str) -> None:
 
 def test_start_arguments() -> None:
     data = cluster.folder(PROJECT)
-    assert cluster.start_arguments(PROJECT, 5433) == [
+    assert cluster.start_arguments(data, 5433) == [
         *("start", "-D", str(data), "-l", str(data / "repom.log"), "-w", "-t", "60", "-o"),
         "-c listen_addresses=127.0.0.1 -c port=5433 -c unix_socket_directories=",
     ]
@@ -576,10 +578,8 @@ def test_neither_engine_nor_programs(tmp_path: Path) -> None:
 
 
 def test_url_is_masked_and_quoted() -> None:
-    settings = replace(
-        SHOP, address=Address(user="a@b", database="c/d", password="pw"), docker="/no/docker"
-    )
-    shown = server.status(settings)
+    address = Address(user="a@b", database="c/d", password="pw")
+    shown = server.status(replace(SHOP, address=address, docker="/no/docker"))
     assert shown.url == "postgresql://a%40b:***@127.0.0.1:5432/c%2Fd"
     assert "pw" not in repr(shown)
 

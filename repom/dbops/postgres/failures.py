@@ -25,7 +25,7 @@ CHECK_LOGIN = "Set the password in .env: POSTGRES_PASSWORD, or the one in DATABA
 STARTING = "the database system is"
 SET_USER = "Set POSTGRES_USER, or the user in DATABASE_URL"
 SET_DATABASE = "Set POSTGRES_DB, or the database in DATABASE_URL"
-START = advice("Start one, for example with: {}", "postgres.start")
+START = advice("Start it, for example with: {}", "postgres.start")
 #: Part of a connection failure → message and hint. The first that fits counts.
 CONNECTION = (
     ("no password supplied", "{where} wants a password for user {user}", CHECK_LOGIN),

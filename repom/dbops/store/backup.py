@@ -107,7 +107,7 @@ class Backup:
 
     @property
     def is_verified(self) -> bool:
-        """Whether it is proven enough for prune, ``--latest`` and the floor."""
+        """Whether it counts for prune and ``--latest``: whole, and with a checksum."""
         return {"complete", "sha256"} <= set(self.verified)
 
     @property
@@ -115,15 +115,15 @@ class Backup:
         return manifest_of(self.path)
 
     def is_from_other_project(self, project: Path | None) -> bool:
-        """Whether another project made it, one whose folder is on this machine. A folder
-        that is not here was this one, before it moved, or is a colleague's of this name."""
+        """Whether another project made it, one whose folder is on this machine. A project
+        folder that is missing may be this one before it moved, or a colleague's."""
         made = self.origin.project
         return bool(project and made and made != str(project) and Path(made).is_dir())
 
     def is_same_database_as(self, other: Backup) -> bool:
-        """Whether it is of the same database as another one of this name: from the same
-        server (SQLite: the same project's id), whichever checkout made it. Where one of
-        the two is not known, nothing known may speak against one project folder."""
+        """Whether both are of the same database, given that its name is the same: from the
+        same server (SQLite: with the same id), whichever checkout made them. Without both
+        identifiers, the project folders must not differ."""
         if not (self.system_identifier and other.system_identifier):
             return _may_agree(self.origin.project, other.origin.project)
         if self.system_identifier != other.system_identifier:

@@ -75,9 +75,9 @@ def _described(path: Path, content: Mapping[str, Any]) -> Backup:
 
 def _fields(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a dataclass that JSON holds; a newer version may have written more.
+    Types are checked, since anyone who can write a manifest can also write its checksum.
 
-    :raises TypeError: one has another type. Whoever writes a manifest can also write its
-        checksum.
+    :raises TypeError: a field has another type.
     """
     found = {}
     for field in fields(kind):

@@ -48,7 +48,7 @@ def plan(
     :param same_as: only backups of the same database as one of these are deleted, and never
         the first of these: a clock that was ahead makes the backup just made look old.
     :param is_whole: reads a backup that stays, since a damaged one must not push a good one
-        out; not needed right after a backup, whose own checks hold the floor.
+        out. Not needed right after a backup: the one just written was checked.
     """
     verified = [b for b in backups if b.is_verified]
     own = [b for b in verified if same_as is None or any(map(b.is_same_database_as, same_as))]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from repom.dbops.files import (
+    check_space,
     create_private,
     make_private_folder,
     open_regular,
@@ -24,6 +25,7 @@ from repom.errors import CommandFailed, NoSpace
 
 from .names import is_own_name
 
+OTHER_DISK = "Free some space, or set REPOM_BACKUP_DIR to another disk"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 #: Drafts in a folder, and what version 0.1 of SQLite's backup left beside them.
@@ -51,10 +53,12 @@ class Storage(Protocol):
         :raises OSError: it is not a file of bytes, or cannot be read.
         """
 
-    def draft(self, name: str) -> AbstractContextManager[BinaryIO]:
+    def draft(self, name: str, needed: int = 0) -> AbstractContextManager[BinaryIO]:
         """A private file that programs write to directly. `put` gives it its name; without,
         nothing is left of it.
 
+        :param needed: bytes that it will take about.
+        :raises Refused: fewer are free.
         :raises CommandFailed: the storage cannot be written to, or is full.
         """
 
@@ -69,16 +73,13 @@ class Storage(Protocol):
         """
 
     def delete(self, name: str) -> None:
-        """Remove a name; one that is not there is no error.
+        """Remove a name. To remove a missing one is not an error.
 
         :raises CommandFailed: it cannot be removed.
         """
 
     def sweep(self, is_left: Callable[[str], bool]) -> None:
         """Remove drafts of killed runs whose name fits."""
-
-    def free(self) -> int | None:
-        """Bytes that are free; ``None`` where there is no limit."""
 
 
 class ReadOnlyStore(CommandFailed):
@@ -107,15 +108,19 @@ class Folder:
         return open_regular(self.path / name)
 
     @contextmanager
-    def draft(self, name: str) -> Iterator[BinaryIO]:
+    def draft(self, name: str, needed: int = 0) -> Iterator[BinaryIO]:
         try:
             self.make()
+            check_space(self.path, needed, "a backup", OTHER_DISK)
             with create_private(self._draft(name)) as file:
                 yield file
         except OSError as error:
             raise disk_error(error, self.path) from None
         except CommandFailed as error:  # a program's message, which does not name the disk
-            if "no space left" in error.stderr.lower() and self.free() < 1 << 20:
+            if (
+                "no space left" in error.stderr.lower()
+                and shutil.disk_usage(self.path).free < 1 << 20
+            ):
                 full = OSError(errno.ENOSPC, "No space left")
                 raise disk_error(full, self.path) from None
             raise
@@ -152,10 +157,6 @@ class Folder:
                 with suppress(OSError):  # such as for a folder
                     remove(path)
 
-    def free(self) -> int:
-        self.make()
-        return shutil.disk_usage(self.path).free
-
     def make(self) -> None:
         """Create the folder, and keep it out of version control. One that holds other
         files may be a part of the project, so Git still sees what is in it.
@@ -188,6 +189,6 @@ def disk_error(error: OSError, folder: Path) -> CommandFailed:
     """An error of the file system in one line, with what to do."""
     message = f"{folder}: {error.strerror or error}"
     if error.errno in FULL:
-        return NoSpace(message, "Free some space, or set REPOM_BACKUP_DIR to another disk")
+        return NoSpace(message, OTHER_DISK)
     kind = ReadOnlyStore if error.errno in READ_ONLY else CommandFailed
     return kind(message, "Set REPOM_BACKUP_DIR to a folder that can be written to")

@@ -1,9 +1,8 @@
 """The backups in a storage: publishing, listing, finding and deleting them.
 
-The manifest is put before the data, and deleted before the data. What a kill between the
-two leaves is a manifest alone, which is invisible until the next run sweeps it, or a file
-without a manifest, which is never taken for a verified backup. So at no time does a name
-stand for half a backup.
+The manifest is put before the data and deleted after it. What a kill between the two
+leaves is a manifest alone, which is invisible until the next run sweeps it. So at no time
+does a name stand for half a backup.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from repom.dbops.files import sha256, shown_size, sync
-from repom.errors import CommandFailed, Damaged, NotFound, Refused, SettingsError, advice
+from repom.dbops.files import sha256, sync
+from repom.errors import CommandFailed, Damaged, NotFound, SettingsError, advice
 
 from .backup import Backup, Identity, is_ahead
 from .manifest import guess, load, read, serialized
@@ -47,23 +46,15 @@ class Store:
         """
         return next_name(self.storage.entries(), database, format, label, now)
 
-    def check_space(self, needed: int) -> None:
-        """:raises Refused: the disk has less room than a backup will take, in bytes."""
-        free = self.storage.free()
-        if free is not None and free < needed:
-            raise Refused(
-                f"{self.folder} has {shown_size(free)} free, and a backup takes about"
-                f" {shown_size(needed)}",
-                "Free some space, or set REPOM_BACKUP_DIR to another disk",
-            )
-
-    def writing(self, name: str) -> AbstractContextManager[BinaryIO]:
+    def writing(self, name: str, needed: int = 0) -> AbstractContextManager[BinaryIO]:
         """A private file, which `publish` turns into the backup `name`; without, nothing
         is left of it.
 
+        :param needed: bytes that it will take about.
+        :raises Refused: fewer are free.
         :raises CommandFailed: the folder cannot be written to, or the disk is full.
         """
-        return self.storage.draft(name)
+        return self.storage.draft(name, needed)
 
     def publish(self, file: BinaryIO, backup: Backup) -> Backup:
         """Give the whole, checked file its name, with a manifest; both survive a power cut
@@ -136,19 +127,15 @@ class Store:
             log.warning("%s was made in %s", chosen.name, chosen.origin.project)
         return chosen
 
-    def find(self, wanted: str | Path | Backup, identity: Identity | None = None) -> Backup:
+    def find(self, name: str, identity: Identity | None = None) -> Backup:
         """A backup by its name in the store, with or without its extension, by its label
         or by an unambiguous beginning; or any file by its path.
 
-        :param wanted: one of these; a `Backup` is returned as it is.
         :param identity: the database whose backups come first.
         :raises SettingsError: it is empty, or may mean several.
         :raises NotFound: there is none.
         :raises Damaged: its manifest is not what was written.
         """
-        if isinstance(wanted, Backup):
-            return wanted
-        name = str(wanted)
         if name == "":
             raise SettingsError("--backup is empty", "Name a backup, its label or a file")
         outside = _outside(name)
@@ -190,7 +177,7 @@ class Store:
             return replace(guess(path, entry), problem=error.message)
         if not found.is_verified or found.size == entry.size:
             return found
-        return replace(found, verified=(), problem=f"{name} does not have the size it had")
+        return replace(found, verified=(), problem=f"The size of {name} differs from its manifest")
 
     def is_whole(self, backup: Backup) -> bool:
         """Whether a backup is still what its manifest says; warns when it is not."""
@@ -201,7 +188,7 @@ class Store:
         except FileNotFoundError:
             whole = False
         if not whole:
-            log.warning("%s is damaged, so it does not count among the backups kept", backup.name)
+            log.warning("%s is damaged and does not count as a backup to keep", backup.name)
         return whole
 
     # -- deleting -----------------------------------------------------------------------
@@ -209,16 +196,11 @@ class Store:
     def delete(self, backup: Backup) -> None:
         """Remove a backup.
 
-        :raises CommandFailed: it could not be removed, and is still a backup.
+        :raises CommandFailed: it could not be removed. While its file is there, it is
+            still a backup.
         """
-        try:
-            self.storage.delete(backup.manifest.name)
-            self.storage.delete(backup.name)
-        except CommandFailed:
-            if backup.name in self.storage.entries():
-                with suppress(CommandFailed):
-                    self._put_manifest(backup, replace=True)
-            raise
+        self.storage.delete(backup.name)
+        self.storage.delete(backup.manifest.name)
 
     def sweep(self, database: str) -> None:
         """Remove what killed runs left of this database. Only while holding its lock."""

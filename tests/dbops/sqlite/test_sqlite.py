@@ -616,7 +616,7 @@ def test_a_database_without_room_for_a_working_copy_is_refused(
 ) -> None:
     path = build(tmp_path / "shop.db")
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1000))
-    with pytest.raises(Refused, match=r"\.repom has 0\.0 MB free, and the working copy"):
+    with pytest.raises(Refused, match=r"\.repom has 1\.0 kB free, and the working copy"):
         dump(path)
 
     assert [] == list(tmp_path.rglob("copy*"))

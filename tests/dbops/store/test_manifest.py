@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from repom.dbops.database import Facts
-from repom.dbops.store import backup
-from repom.dbops.store.backup import Drill
-from repom.dbops.store.manifest import check, checksum, read, spelled
+from repom.dbops.store.backup import Backup, Drill, Origin, manifest_of
+from repom.dbops.store.manifest import FITS, check, checksum, read, spelled
 from repom.dbops.store.store import Store
 from repom.errors import Damaged
 from tests.dbops.store.making import NOW, SHOP, make, names
@@ -95,6 +94,16 @@ def test_a_manifest_of_a_newer_repom_is_read(target: Store) -> None:
     assert made == read(made.path)
 
 
+def test_every_field_that_a_manifest_holds_is_checked_by_its_type() -> None:
+    unchecked = {
+        field.name
+        for kind in (Backup, Facts, Origin, Drill)
+        for field in fields(kind)
+        if field.type not in FITS
+    }
+    assert {"path", "created_at", "facts", "origin", "drill"} == unchecked
+
+
 #: As version 0.1 wrote it, byte for byte.
 MANIFEST_0_1 = b"""{
   "name": "shop_20260224T150000Z.dump",
@@ -158,7 +167,7 @@ def test_a_manifest_of_0_1_is_read_and_keeps_its_shape(target: Store) -> None:
     target.folder.mkdir()
     path = target.folder / "shop_20260224T150000Z.dump"
     path.write_bytes(content)
-    backup.manifest_of(path).write_bytes(raw)
+    manifest_of(path).write_bytes(raw)
 
     [found] = target.backups(SHOP)
     target.update(found)
@@ -194,7 +203,7 @@ def test_a_renamed_backup_keeps_its_manifest_if_that_goes_along(target: Store) -
     made = make(target)
     other = made.path.with_name("mailed.dump")
     made.path.rename(other)
-    made.manifest.rename(backup.manifest_of(other))
+    made.manifest.rename(manifest_of(other))
 
     found = target.find(str(other))
 

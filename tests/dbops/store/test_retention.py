@@ -105,3 +105,13 @@ def test_prune_takes_only_proven_backups_beyond_the_limit(
     ]
 
     assert [backups[n] for n in going] == [b for b, _ in plan(backups, keep=keep).deleted]
+
+
+def test_the_backup_just_made_stays_although_a_wrong_clock_makes_it_look_old(
+    target: Store,
+) -> None:
+    made, newer = make(target), make(target, when=NOW + timedelta(days=1))
+    planned = plan(target.backups(SHOP), keep=1, same_as=[made])
+
+    assert [(newer, "among the newest 1"), (made, "the last one made")] == [*planned.kept]
+    assert () == planned.deleted

@@ -15,7 +15,7 @@ import pytest
 
 from repom.dbops.store.storage import Entry, Folder, ReadOnlyStore, Storage, disk_error
 from repom.dbops.store.store import Store
-from repom.errors import CommandFailed, NoSpace
+from repom.errors import CommandFailed, NoSpace, Refused
 from tests.dbops.store.making import NOW, SHOP, make
 
 
@@ -34,7 +34,7 @@ class Memory:
         return io.BytesIO(self.content[name])
 
     @contextmanager
-    def draft(self, name: str) -> Iterator[BinaryIO]:
+    def draft(self, name: str, needed: int = 0) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as file:
             yield file
 
@@ -48,8 +48,6 @@ class Memory:
         self.content.pop(name, None)
 
     def sweep(self, is_left: Callable[[str], bool]) -> None: ...
-
-    def free(self) -> int | None: ...
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -144,7 +142,6 @@ def test_sweeping_leaves_what_was_put(storage: Storage) -> None:
 def test_a_store_works_over_any_storage(storage: Storage) -> None:
     store = Store(Path("anywhere"), storage)
     old, new = make(store), make(store, when=NOW + timedelta(days=1))
-    store.check_space(1)
 
     assert [new, old] == store.backups(SHOP)
     assert new == store.latest(SHOP) == store.find(new.name[:14])
@@ -192,6 +189,16 @@ def test_a_folder_that_cannot_be_brought_to_the_disk_has_not_got_the_name(
     monkeypatch.setattr("repom.dbops.store.storage.sync_folder", failing)
     with pytest.raises(CommandFailed, match="Input/output error"):
         put(folder, "one", b"1")
+
+    assert set() == hidden(folder)
+
+
+def test_a_disk_with_less_room_than_is_needed_is_refused_before_anything_is_written(
+    folder: Folder,
+) -> None:
+    refused = pytest.raises(Refused, match="free, and a backup takes about")
+    with refused, folder.draft("one", needed=1 << 62):
+        raise AssertionError("the file was opened")
 
     assert set() == hidden(folder)
 

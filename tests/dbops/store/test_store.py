@@ -250,6 +250,23 @@ def test_a_backup_that_cannot_be_deleted_stays_one(
     assert [made] == target.backups()
 
 
+def test_a_deletion_that_was_killed_leaves_nothing_that_the_next_run_does_not_sweep(
+    target: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(target)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("repom.dbops.store.storage.sync_folder", interrupted)
+        target.delete(made)
+
+    assert [] == target.backups()
+    target.sweep("shop")
+    assert set() == names(target)
+
+
+def interrupted(_path: Path) -> None:
+    raise KeyboardInterrupt
+
+
 def test_deleting_what_is_gone_is_no_error(target: Store) -> None:
     made = make(target)
     made.path.unlink()

@@ -249,7 +249,8 @@ class Reader:
         """A phrase that was not passed to anything known: a part of a message."""
         texts = [each for each in ast.walk(node) if isinstance(each, ast.Constant)]
         used = any(id(each) in self.found.used for each in texts)
-        if not used and isinstance(getattr(node, "value", ""), str):
+        value = getattr(node, "value", "")
+        if not used and isinstance(value, str) and "|" not in value:  # a regular expression
             said = self.text(node)
             if _PHRASE.search(said) and not _CODE.search(said):
                 is_sentence = said.endswith((".", "?"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from repom.dbops.archive.archive import HINT, SQLITE
-from repom.dbops.files import copy_bytes, create_private, sync_file
+from repom.dbops.files import copy_bytes, create_private
 from repom.errors import CommandFailed, Damaged, Refused
 
 BUSY = 0.2  # seconds that SQLite itself waits for a lock before repom checks the time
@@ -143,14 +143,6 @@ def copy_pages(
     source.backup(target, pages=pages, progress=progress, sleep=0.05)
     if count > 1 and calls:
         raise CommandFailed("The database was overwritten before a copy of it was kept")
-
-
-def copy_snapshot(path: Path, kept: Path) -> None:
-    """Copy what other programs see now into a new file, on the disk when this returns."""
-    create_private(kept).close()
-    with closing(connect(path)) as old:
-        copy_database(old, kept)
-    sync_file(kept)
 
 
 #: Files that `opened_raw` has open, by device and inode.

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from repom.dbops.files import sync_file, sync_folder
+from repom.dbops.files import create_private, sync_file, sync_folder
 from repom.errors import CommandFailed, Refused, advice
 
 from . import copying
@@ -22,9 +22,9 @@ from .copying import (
     CACHE,
     WAL,
     connect,
+    copy_database,
     copy_pages,
     copy_raw,
-    copy_snapshot,
     explained,
     fold,
     is_busy,
@@ -100,8 +100,10 @@ class _Replacement:
         if pragma(self.new, "page_count") < 2:
             # Without a table it is copied and committed in one step, which leaves no moment
             # to keep the old data under the same lock.
-            copy_snapshot(self.path, self.copy)
-            self.copy.rename(self.kept)
+            create_private(self.copy).close()
+            with closing(connect(self.path)) as old:
+                copy_database(old, self.copy)
+            self._settle_copy()
             copy_pages(self.new, live)
             return
         with opened_raw(self.path) as raw:
@@ -114,11 +116,8 @@ class _Replacement:
                         copy_raw(frames, Path(f"{self.copy}-wal"))
                     fold(self.copy)
 
-            try:
-                # Synced as late as possible: by then most of the copy is on the disk.
-                copy_pages(self.new, live, on_lock=keep, before_commit=self._settle_copy)
-            finally:
-                live.close()
+            # Synced as late as possible: by then most of the copy is on the disk.
+            copy_pages(self.new, live, on_lock=keep, before_commit=self._settle_copy)
 
     def _settle_copy(self) -> None:
         """Give the kept copy its name, on the disk."""
@@ -170,18 +169,15 @@ class _Replacement:
     def _copy_held(self, live: sqlite3.Connection) -> None:
         set_limits(live)
         with opened_raw(self.path) as raw:
-            try:
-                if self.kept:
-                    copy_raw(raw, self.copy)
-                    self._settle_copy()
-                copy_pages(self.new, live)
-                if not same_header(self.scratch, raw):
-                    raise CommandFailed(
-                        f"The header of {self.name} is not that of the backup",
-                        advice("Run: {}", "db.undo"),
-                    )
-            finally:
-                live.close()
+            if self.kept:
+                copy_raw(raw, self.copy)
+                self._settle_copy()
+            copy_pages(self.new, live)
+            if not same_header(self.scratch, raw):
+                raise CommandFailed(
+                    f"The header of {self.name} is not that of the backup",
+                    advice("Run: {}", "db.undo"),
+                )
 
     def _set_wal(self) -> None:
         with suppress(sqlite3.Error), closing(connect(self.path)) as live:

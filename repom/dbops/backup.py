@@ -55,7 +55,7 @@ def backup(
         if settings.dry:
             return _dry_backup(database, draft)
         earlier = _earlier(target, draft)
-        target.check_space(_room(draft, earlier))
+        target.check_space(earlier[0].size if earlier else 0)  # it will be about as large
         made = _written(database, target, draft, started)
         if not strange and _may_prune(made, earlier):
             _prune(target, made, settings.keep)
@@ -85,12 +85,6 @@ def _earlier(target: Store, draft: Backup) -> list[Backup]:
     if named and named[0].created_at > draft.created_at:
         log.warning("%s is dated in the future: is this machine's clock right?", named[0].name)
     return [b for b in named if b.is_like(draft)]
-
-
-def _room(draft: Backup, earlier: list[Backup]) -> int:
-    """Bytes that the backup will take about: as the last one; SQLite is copied first."""
-    copy = int(draft.facts["size"]) if draft.backend == "sqlite" else 0
-    return copy + (earlier[0].size if earlier else 0)
 
 
 def _written(database: Database, target: Store, draft: Backup, started: float) -> Backup:

@@ -51,7 +51,7 @@ def replace_data(home: Home, scratch: Path, kept: Path | None) -> None:
             pragma(new, "journal_mode = delete")  # the live file stays in its own
             if home.is_scratch(scratch):  # not needed after a crash, unlike an undo copy
                 new.execute("PRAGMA synchronous = OFF")
-            replacement = _Replacement(home.path, home.name, new, scratch, copy, kept)
+            replacement = _Replacement(home, new, scratch, copy, kept)
             if pragma(new, "page_size") == page_size_of(home.path):
                 replacement.replace_pages()
             else:
@@ -71,8 +71,7 @@ class _Replacement:
     :param copy: the name of the kept copy until it is whole.
     """
 
-    path: Path
-    name: str
+    home: Home
     new: sqlite3.Connection
     scratch: Path
     copy: Path
@@ -81,10 +80,10 @@ class _Replacement:
     def replace_pages(self) -> None:
         """Replace the pages in one transaction. The kept copy goes if that fails, but stays
         after an error behind the commit, such as when SQLite shortens the file."""
-        with opened(self.path, self.name) as witness:
+        with opened(self.home.path, self.home.name) as witness:
             before = pragma(witness, "data_version")
             try:
-                with opened(self.path, self.name) as live:
+                with opened(self.home.path, self.home.name) as live:
                     self._copy_in(live)
             except BaseException:
                 with suppress(sqlite3.Error):
@@ -101,18 +100,18 @@ class _Replacement:
             # Without a table it is copied and committed in one step, which leaves no moment
             # to keep the old data under the same lock.
             create_private(self.copy).close()
-            with closing(connect(self.path)) as old:
+            with closing(connect(self.home.path)) as old:
                 copy_database(old, self.copy)
             self._settle_copy()
             copy_pages(self.new, live)
             return
-        with opened_raw(self.path) as raw:
+        with opened_raw(self.home.path) as raw:
 
             def keep() -> None:
                 copy_raw(raw, self.copy)
                 raw.seek(18)  # the journal mode, read under the lock
                 if raw.read(1) == WAL:
-                    with Path(f"{self.path}-wal").open("rb") as frames:
+                    with Path(f"{self.home.path}-wal").open("rb") as frames:
                         copy_raw(frames, Path(f"{self.copy}-wal"))
                     fold(self.copy)
 
@@ -131,13 +130,13 @@ class _Replacement:
         leaves WAL mode meanwhile, which no other program may have open then."""
         wanted, had_wal = pragma(self.new, "page_size"), False
         try:
-            with opened(self.path, self.name) as live:
+            with opened(self.home.path, self.home.name) as live:
                 had_wal = pragma(live, "journal_mode") == "wal"
                 self._hold(live, wanted)
                 self._copy_held(live)
         except BaseException:
             with suppress(sqlite3.Error):
-                if self.kept and page_size_of(self.path) != wanted:
+                if self.kept and page_size_of(self.home.path) != wanted:
                     remove_database(self.kept)
             raise
         finally:
@@ -161,29 +160,29 @@ class _Replacement:
                 if not is_busy(error):
                     raise
         raise Refused(
-            f"{self.name} has a page size of {size} bytes and the backup one of {wanted}, "
+            f"{self.home.name} has a page size of {size} bytes and the backup one of {wanted}, "
             "which cannot be changed while another program has the file open",
             "Close the programs that use it, then try again",
         )
 
     def _copy_held(self, live: sqlite3.Connection) -> None:
         set_limits(live)
-        with opened_raw(self.path) as raw:
+        with opened_raw(self.home.path) as raw:
             if self.kept:
                 copy_raw(raw, self.copy)
                 self._settle_copy()
             copy_pages(self.new, live)
             if not same_header(self.scratch, raw):
                 raise CommandFailed(
-                    f"The header of {self.name} is not that of the backup",
+                    f"The header of {self.home.name} is not that of the backup",
                     advice("Run: {}", "db.undo"),
                 )
 
     def _set_wal(self) -> None:
-        with suppress(sqlite3.Error), closing(connect(self.path)) as live:
+        with suppress(sqlite3.Error), closing(connect(self.home.path)) as live:
             if pragma(live, "journal_mode = wal") == "wal":
                 return
-        log.warning("%s left WAL mode: set it again with your program", self.name)
+        log.warning("%s left WAL mode: set it again with your program", self.home.name)
 
 
 def set_limits(live: sqlite3.Connection) -> None:

@@ -257,12 +257,11 @@ class Home:
 
 
 def unwritable(folder: Path, error: OSError) -> CommandFailed:
+    message = f"Cannot write to {folder}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"The disk of {folder} is full", FREE_SPACE)
-    return CommandFailed(
-        f"Cannot write to {folder}: {error.strerror or error}",
-        "Let this user write to that folder; repom keeps its copies of the database there",
-    )
+        return NoSpace(message, FREE_SPACE)
+    hint = "Let this user write to that folder; repom keeps its copies of the database there"
+    return CommandFailed(message, hint)
 
 
 def stem_of(name: str) -> str:

@@ -200,7 +200,7 @@ class Lexer:
     def refuse(self, what: str, line: int = 0) -> NoReturn:
         raise Refused(
             f"Line {line or self.line} of the SQL script {what}",
-            "Remove it if the rest belongs into this database",
+            "Remove it if the rest belongs in this database",
         )
 
     def _ends_too_early(self) -> NoReturn:
@@ -276,9 +276,7 @@ class Lexer:
             # The server continues the string before with its escapes, psql without.
             self.refuse("continues a string with escapes in another line")
         self._behind_escaped = False
-        if name == "escaped":
-            return self._escaped()
-        if name in ("quote", "dollar"):
+        if name in ("escaped", "quote", "dollar"):
             return self._quoted(name, text)
         if name == "end":
             if not (statement.depth or statement.bodies):
@@ -393,14 +391,29 @@ class Lexer:
 
         return self._parts(COMMENT, scan)
 
-    def _escaped(self) -> Iterator[Token]:
-        if re.match(rb"[\w.$\x80-\xff]", self._previous()):
+    def _quoted(self, name: str, text: bytes) -> Iterator[Token]:
+        """Two quotes in a row stand for one, and are read as the end of one string and the
+        start of another, which comes to the same; but not behind escapes."""
+        if name == "escaped" and re.match(rb"[\w.$\x80-\xff]", self._previous()):
             self.refuse("holds a string with escapes that runs into a word")
-        for number, part in enumerate(self._parts(STRING, self._end_of_escaped)):
-            if not number:
+        kind = QUOTED if text.endswith(b'"') else STRING
+        mark = text if name == "dollar" else text[-1:]
+        doubled = name == "quote" and text == self._previous() == self.statement.last[-1:]
+
+        def end_of_quoted(at: int) -> tuple[int, bool]:
+            end = self._buffer.find(mark, at)
+            if end >= 0:
+                return end + len(mark), True
+            return max(at, len(self._buffer) - len(mark) + 1), False
+
+        scan = self._end_of_escaped if name == "escaped" else end_of_quoted
+        for number, part in enumerate(self._parts(kind, scan, len(text))):
+            if doubled:
+                self.statement.extend(part[1])
+            elif not number:
                 self.statement.add(*part)
             yield part
-        self._behind_escaped, self._in_next_line = True, False
+        self._behind_escaped, self._in_next_line = name == "escaped", False
 
     def _end_of_escaped(self, at: int) -> tuple[int, bool]:
         found = _ESCAPED.match(self._buffer, at)
@@ -409,26 +422,6 @@ class Lexer:
         if self._buffer.startswith(b"'", at) and not is_last:
             return at + 1, True
         return at, False
-
-    def _quoted(self, name: str, text: bytes) -> Iterator[Token]:
-        """Two quotes in a row stand for one, and are read as the end of one string and the
-        start of another, which comes to the same."""
-        kind = QUOTED if text.endswith(b'"') else STRING
-        mark = text if name == "dollar" else text[-1:]
-        doubled = name == "quote" and text == self._previous() == self.statement.last[-1:]
-
-        def scan(at: int) -> tuple[int, bool]:
-            end = self._buffer.find(mark, at)
-            if end >= 0:
-                return end + len(mark), True
-            return max(at, len(self._buffer) - len(mark) + 1), False
-
-        for number, part in enumerate(self._parts(kind, scan, len(text))):
-            if doubled:
-                self.statement.extend(part[1])
-            elif not number:
-                self.statement.add(kind, part[1])
-            yield part
 
     def _end_of_data(self, at: int) -> tuple[int, bool]:
         """Of COPY's data: the end of a line that is a backslash and a dot."""

@@ -22,7 +22,7 @@ from repom.dbops.files import BLOCK, check_not_full, create_private
 
 PREFIX = "repom-work-"
 #: Folders of repom 0.1: they had other names, and those for standard input had no lock.
-NAME = re.compile(r"repom-(work|sqlite)-\w{8}|repom-stdin-\d+-\w{8}")
+FOLDER_NAME = re.compile(r"repom-(work|sqlite)-\w{8}|repom-stdin-\d+-\w{8}")
 ABANDONED = 24 * 3600  # seconds after which a folder without a lock is not in use
 
 
@@ -58,7 +58,7 @@ def sweep(parent: Path) -> None:
     """Remove the folders of killed runs."""
     for path in parent.glob("repom-*"):
         with suppress(OSError, Timeout):
-            if not NAME.fullmatch(path.name) or not _is_own(path):
+            if not FOLDER_NAME.fullmatch(path.name) or not _is_own(path):
                 continue
             if (path / "lock").is_file():
                 with FileLock(path / "lock", timeout=0):

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from repom.dbops.archive.archive import HINT, SQLITE
-from repom.dbops.files import copy_bytes, create_private, sync_file
+from repom.dbops.files import copy_bytes, create_private
 from repom.errors import CommandFailed, Damaged, Refused
 
 BUSY = 0.2  # seconds that SQLite itself waits for a lock before repom checks the time
@@ -125,9 +125,9 @@ def copy_pages(
     :raises Refused: the target stayed locked for `PATIENCE` seconds.
     """
     deadline = time.monotonic() + PATIENCE
-    count = page_count(source)
+    count = pragma(source, "page_count")
     # Never all pages in the first step, since the last step commits.
-    pages = max(1, min(STEP // page_size(source), count - 1))
+    pages = max(1, min(STEP // pragma(source, "page_size"), count - 1))
     calls = [on_lock, before_commit]
 
     def progress(status: int, remaining: int, _total: int) -> None:
@@ -143,14 +143,6 @@ def copy_pages(
     source.backup(target, pages=pages, progress=progress, sleep=0.05)
     if count > 1 and calls:
         raise CommandFailed("The database was overwritten before a copy of it was kept")
-
-
-def copy_snapshot(path: Path, kept: Path) -> None:
-    """Copy what other programs see now into a new file, on the disk when this returns."""
-    create_private(kept).close()
-    with closing(connect(path)) as old:
-        copy_database(old, kept)
-    sync_file(kept)
 
 
 #: Files that `opened_raw` has open, by device and inode.
@@ -187,64 +179,33 @@ def fold(path: Path) -> None:
     """Move the WAL of a copied database into its file. The caller syncs it."""
     with closing(connect(path)) as copy:
         copy.execute("PRAGMA synchronous = OFF")
-        mode = journal_mode(copy, "DELETE")
-    if mode != "delete":
-        raise CommandFailed("The WAL of the copy could not be moved into its file")
+        if pragma(copy, "journal_mode = delete") != "delete":
+            raise CommandFailed("The WAL of the copy could not be moved into its file")
 
 
-def check(path: Path, name: str, pragma: str) -> None:
-    """:param pragma: ``integrity_check`` or ``quick_check``.
+def check(path: Path, name: str, how: str) -> None:
+    """:param how: ``integrity_check`` or ``quick_check``.
     :raises Damaged: the file at `path` is not a whole SQLite database.
     """
     with path.open("rb") as file:
         if file.read(len(SQLITE)) != SQLITE:
             raise Damaged(f"{name} is not an SQLite database", HINT)
     with explained_backup(name), closing(connect(path)) as database:
-        result = database.execute(f"PRAGMA {pragma}(1)").fetchone()[0]
+        result = pragma(database, f"{how}(1)")
     if result != "ok":
         raise Damaged(f"{name} is damaged: {result}", HINT)
 
 
-def page_size(database: sqlite3.Connection) -> int:
-    return int(database.execute("PRAGMA page_size").fetchone()[0])
-
-
-def page_count(database: sqlite3.Connection) -> int:
-    return int(database.execute("PRAGMA page_count").fetchone()[0])
+def pragma(database: sqlite3.Connection, name: str) -> Any:
+    """The value of a setting; with ``name = value``, after trying to set it."""
+    return database.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 def page_size_of(path: Path) -> int:
     """Of a database that other programs may have open."""
     with closing(connect(path)) as database:
         wait_for_lock(database)
-        return page_size(database)
-
-
-def journal_mode(database: sqlite3.Connection, mode: str = "") -> str:
-    """The journal mode; with `mode`, after trying to set it."""
-    change = f" = {mode}" if mode else ""
-    return str(database.execute(f"PRAGMA journal_mode{change}").fetchone()[0])
-
-
-def hold(live: sqlite3.Connection) -> None:
-    """Keep other programs out of a database until the connection is closed. A database in
-    WAL mode leaves it for that.
-
-    :raises Refused: another program has a WAL open, or the file locked.
-    """
-    live.execute("PRAGMA locking_mode = EXCLUSIVE")
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            if journal_mode(live) != "wal" or journal_mode(live, "delete") == "delete":
-                live.execute("BEGIN EXCLUSIVE")
-                live.execute("COMMIT")
-                return
-        except sqlite3.OperationalError as error:
-            if not is_busy(error):
-                raise
-        if time.monotonic() > deadline:
-            raise Refused("Another program has the SQLite file open", WAIT)
+        return int(pragma(database, "page_size"))
 
 
 def same_header(new: Path, raw: BinaryIO) -> bool:

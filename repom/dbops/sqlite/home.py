@@ -204,9 +204,19 @@ class Home:
     # -- the id -------------------------------------------------------------------------
 
     def identity(self) -> str | None:
-        """The id of this SQLite file, if it has one and was not copied from elsewhere."""
-        known = self._known()
-        return str(known["id"]) if known and self._is_from_here(known) else None
+        """The id of this SQLite file, if it has one and was not copied from elsewhere.
+
+        A folder keeps its number when it is moved, mounted at another path, or mounted into
+        a container that is recreated with another host name. A copy gets another number,
+        even when it takes the place of the original. Folders on two disks may have the same
+        number by chance, so path or machine must agree, too.
+        """
+        if not (known := self._record()):
+            return None
+        here = self._whereabouts()
+        near = any(known.get(key) == here[key] for key in ("path", "machine"))
+        whole = re.fullmatch(r"[0-9a-f]{32}", str(known.get("id")))
+        return str(known["id"]) if near and whole and known.get("place") == here["place"] else None
 
     def next_identity(self) -> str | None:
         """The id that the next backup records: the file's own, or the new one that
@@ -218,10 +228,10 @@ class Home:
         """Give the file its id. If that fails, prune leaves the backup that has it alone."""
         if not self.is_writable or self.identity():
             return
-        if known := self._known():
+        if path := self._record().get("path"):
             log.warning(
                 "%s was copied from %s; backups of the original will not be pruned",
-                *(self.name, known["path"]),
+                *(self.name, path),
             )
         try:
             self.make()
@@ -238,23 +248,8 @@ class Home:
     def _id_file(self) -> Path:
         return self.folder / f"{self._stem}.json"
 
-    def _known(self) -> dict[str, Any]:
-        """The record of the id; empty when it is missing or damaged."""
-        known = read_json(self._id_file) if self.is_there else {}
-        whole = all(isinstance(known.get(key), str) for key in ("id", "path", "machine", "place"))
-        return known if whole and re.fullmatch(r"[0-9a-f]{32}", known["id"]) else {}
-
-    def _is_from_here(self, known: dict[str, Any]) -> bool:
-        """Whether the id was made in this folder, at its path or on its machine.
-
-        A folder keeps its number when it is moved, mounted at another path, or mounted into
-        a container that is recreated with another host name. A copy gets another number,
-        even when it takes the place of the original. Folders on two disks may have the same
-        number by chance, so path or machine must agree, too.
-        """
-        here = self._whereabouts()
-        near = any(known[key] == here[key] for key in ("path", "machine"))
-        return near and bool(known["place"] == here["place"])
+    def _record(self) -> dict[str, Any]:
+        return read_json(self._id_file) if self.is_there else {}
 
     def _whereabouts(self) -> dict[str, str]:
         path = os.fsencode(self.path).decode("utf-8", "backslashreplace")
@@ -262,12 +257,11 @@ class Home:
 
 
 def unwritable(folder: Path, error: OSError) -> CommandFailed:
+    message = f"Cannot write to {folder}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"The disk of {folder} is full", FREE_SPACE)
-    return CommandFailed(
-        f"Cannot write to {folder}: {error.strerror or error}",
-        "Let this user write to that folder; repom keeps its copies of the database there",
-    )
+        return NoSpace(message, FREE_SPACE)
+    hint = "Let this user write to that folder; repom keeps its copies of the database there"
+    return CommandFailed(message, hint)
 
 
 def stem_of(name: str) -> str:

@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+import time
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from repom.dbops.files import sync_file, sync_folder
+from repom.dbops.files import create_private, sync_file, sync_folder
 from repom.errors import CommandFailed, Refused, advice
 
+from . import copying
 from .copying import (
     CACHE,
     WAL,
     connect,
+    copy_database,
     copy_pages,
     copy_raw,
-    copy_snapshot,
     explained,
     fold,
-    hold,
-    journal_mode,
+    is_busy,
     opened,
     opened_raw,
-    page_count,
-    page_size,
     page_size_of,
+    pragma,
     same_header,
 )
 from .home import Home, remove_database, tidy
@@ -49,11 +48,11 @@ def replace_data(home: Home, scratch: Path, kept: Path | None) -> None:
     copy = home.new_scratch()  # the kept data under another name, until they are whole
     try:
         with explained(home.name), closing(connect(scratch)) as new:
-            journal_mode(new, "delete")  # the live file stays in its own
+            pragma(new, "journal_mode = delete")  # the live file stays in its own
             if home.is_scratch(scratch):  # not needed after a crash, unlike an undo copy
                 new.execute("PRAGMA synchronous = OFF")
-            replacement = _Replacement(home.path, home.name, new, scratch, copy, kept)
-            if page_size(new) == page_size_of(home.path):
+            replacement = _Replacement(home, new, scratch, copy, kept)
+            if pragma(new, "page_size") == page_size_of(home.path):
                 replacement.replace_pages()
             else:
                 replacement.replace_file()
@@ -72,8 +71,7 @@ class _Replacement:
     :param copy: the name of the kept copy until it is whole.
     """
 
-    path: Path
-    name: str
+    home: Home
     new: sqlite3.Connection
     scratch: Path
     copy: Path
@@ -82,15 +80,14 @@ class _Replacement:
     def replace_pages(self) -> None:
         """Replace the pages in one transaction. The kept copy goes if that fails, but stays
         after an error behind the commit, such as when SQLite shortens the file."""
-        version = "PRAGMA data_version"
-        with opened(self.path, self.name) as witness:
-            before = witness.execute(version).fetchone()
+        with opened(self.home.path, self.home.name) as witness:
+            before = pragma(witness, "data_version")
             try:
-                with opened(self.path, self.name) as live:
+                with opened(self.home.path, self.home.name) as live:
                     self._copy_in(live)
             except BaseException:
                 with suppress(sqlite3.Error):
-                    if self.kept and witness.execute(version).fetchone() == before:
+                    if self.kept and pragma(witness, "data_version") == before:
                         remove_database(self.kept)
                 raise
 
@@ -99,28 +96,27 @@ class _Replacement:
         if not self.kept:
             copy_pages(self.new, live)
             return
-        if page_count(self.new) < 2:
+        if pragma(self.new, "page_count") < 2:
             # Without a table it is copied and committed in one step, which leaves no moment
             # to keep the old data under the same lock.
-            copy_snapshot(self.path, self.copy)
-            self.copy.rename(self.kept)
+            create_private(self.copy).close()
+            with closing(connect(self.home.path)) as old:
+                copy_database(old, self.copy)
+            self._settle_copy()
             copy_pages(self.new, live)
             return
-        with opened_raw(self.path) as raw:
+        with opened_raw(self.home.path) as raw:
 
             def keep() -> None:
                 copy_raw(raw, self.copy)
                 raw.seek(18)  # the journal mode, read under the lock
                 if raw.read(1) == WAL:
-                    with Path(f"{self.path}-wal").open("rb") as frames:
+                    with Path(f"{self.home.path}-wal").open("rb") as frames:
                         copy_raw(frames, Path(f"{self.copy}-wal"))
                     fold(self.copy)
 
-            try:
-                # Synced as late as possible: by then most of the copy is on the disk.
-                copy_pages(self.new, live, on_lock=keep, before_commit=self._settle_copy)
-            finally:
-                live.close()
+            # Synced as late as possible: by then most of the copy is on the disk.
+            copy_pages(self.new, live, on_lock=keep, before_commit=self._settle_copy)
 
     def _settle_copy(self) -> None:
         """Give the kept copy its name, on the disk."""
@@ -132,54 +128,61 @@ class _Replacement:
     def replace_file(self) -> None:
         """The same for pages of another size. SQLite refuses that for a WAL, so the file
         leaves WAL mode meanwhile, which no other program may have open then."""
-        wanted, had_wal = page_size(self.new), False
+        wanted, had_wal = pragma(self.new, "page_size"), False
         try:
-            with opened(self.path, self.name) as live:
-                had_wal = journal_mode(live) == "wal"
-                with self._explained_hold(page_size(live), wanted):
-                    hold(live)
+            with opened(self.home.path, self.home.name) as live:
+                had_wal = pragma(live, "journal_mode") == "wal"
+                self._hold(live, wanted)
                 self._copy_held(live)
         except BaseException:
             with suppress(sqlite3.Error):
-                if self.kept and page_size_of(self.path) != wanted:
+                if self.kept and page_size_of(self.home.path) != wanted:
                     remove_database(self.kept)
             raise
         finally:
             if had_wal:
                 self._set_wal()
 
-    @contextmanager
-    def _explained_hold(self, size: int, wanted: int) -> Iterator[None]:
-        try:
-            yield
-        except Refused as error:
-            raise Refused(
-                f"{self.name} has a page size of {size} bytes and the backup one of {wanted}, "
-                "which cannot be changed while another program has the file open",
-                "Close the programs that use it, then try again",
-            ) from error
+    def _hold(self, live: sqlite3.Connection, wanted: int) -> None:
+        """Keep other programs out until the connection is closed, and leave WAL mode."""
+        size = pragma(live, "page_size")
+        pragma(live, "locking_mode = EXCLUSIVE")
+        deadline = time.monotonic() + copying.PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                if pragma(live, "journal_mode") == "wal":
+                    pragma(live, "journal_mode = delete")
+                if pragma(live, "journal_mode") != "wal":
+                    live.execute("BEGIN EXCLUSIVE")
+                    live.execute("COMMIT")
+                    return
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+        raise Refused(
+            f"{self.home.name} has a page size of {size} bytes and the backup one of {wanted}, "
+            "which cannot be changed while another program has the file open",
+            "Close the programs that use it, then try again",
+        )
 
     def _copy_held(self, live: sqlite3.Connection) -> None:
         set_limits(live)
-        with opened_raw(self.path) as raw:
-            try:
-                if self.kept:
-                    copy_raw(raw, self.copy)
-                    self._settle_copy()
-                copy_pages(self.new, live)
-                if not same_header(self.scratch, raw):
-                    raise CommandFailed(
-                        f"The header of {self.name} is not that of the backup",
-                        advice("Run: {}", "db.undo"),
-                    )
-            finally:
-                live.close()
+        with opened_raw(self.home.path) as raw:
+            if self.kept:
+                copy_raw(raw, self.copy)
+                self._settle_copy()
+            copy_pages(self.new, live)
+            if not same_header(self.scratch, raw):
+                raise CommandFailed(
+                    f"The header of {self.home.name} is not that of the backup",
+                    advice("Run: {}", "db.undo"),
+                )
 
     def _set_wal(self) -> None:
-        with suppress(sqlite3.Error), closing(connect(self.path)) as live:
-            if journal_mode(live, "wal") == "wal":
+        with suppress(sqlite3.Error), closing(connect(self.home.path)) as live:
+            if pragma(live, "journal_mode = wal") == "wal":
                 return
-        log.warning("%s left WAL mode: set it again with your program", self.name)
+        log.warning("%s left WAL mode: set it again with your program", self.home.name)
 
 
 def set_limits(live: sqlite3.Connection) -> None:

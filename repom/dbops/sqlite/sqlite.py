@@ -31,7 +31,7 @@ from repom.dbops.files import (
 from repom.errors import CommandFailed, NotFound, Refused
 from repom.runners.host import HostRunner
 
-from .copying import NotADatabase, check, connect, copy_database, explained, opened
+from .copying import NotADatabase, check, connect, copy_database, explained, opened, pragma
 from .home import SIDE_FILES, Home, remove_database, tidy, unwritable
 from .reading import read_file, side_files
 from .replacing import replace_data
@@ -100,8 +100,6 @@ class Sqlite:
         return Survey(exists, size, self.home.identity(), tuple(self.home.kept()))
 
     def dump(self, file: BinaryIO, format: str) -> None:
-        """Compress a snapshot into `file`; needs room for an uncompressed copy meanwhile, in
-        `.repom`, or where that cannot be written to, in the folder for temporary files."""
         self.home.settle()
         with self._copied() as copy:
             checked = in_background(check, copy, self.name, "quick_check")
@@ -111,13 +109,23 @@ class Sqlite:
 
     @contextmanager
     def _copied(self) -> Iterator[Path]:
-        parent = self.home.folder if self.home.is_writable else Path(tempfile.gettempdir())
+        """A snapshot in a private folder: in `.repom`, or if that cannot be written to or
+        lacks the room, in the folder for temporary files.
+
+        :raises Refused: both lack the room, or another program has locked the file.
+        """
+        parents = [self.home.folder] if self.home.is_writable else []
+        parents.append(Path(tempfile.gettempdir()))
+        parent = parents[0]
         with ExitStack() as stack:
             try:
-                copy = stack.enter_context(WorkingFolder(parent)) / "copy"
-                check_space(parent, self.path.stat().st_size, "the working copy of a backup")
-                create_private(copy).close()
                 with opened(self.path, self.name) as live:
+                    size = pragma(live, "page_count") * pragma(live, "page_size")
+                    fitting = (p for p in parents if shutil.disk_usage(p).free >= size)
+                    parent = next(fitting, parent)
+                    check_space(parent, size, "the working copy of a backup")
+                    copy = stack.enter_context(WorkingFolder(parent)) / "copy"
+                    create_private(copy).close()
                     copy_database(live, copy)
             except OSError as error:
                 raise unwritable(parent, error) from None
@@ -141,7 +149,7 @@ class Sqlite:
         if replacing:
             self.home.make()
             # The unpacked backup, the undo copy, and the journal that SQLite writes.
-            size = size_of(archive, facts)
+            size = (facts.size if facts else 0) or size_of(archive)
             live = self.path.stat().st_size if self.path.is_file() else 0
             check_space(self.path.parent, size + live + max(size, live), "a restore")
             scratch = self.home.new_scratch()
@@ -242,14 +250,10 @@ def unpack(archive: Archive, path: Path) -> None:
     check(path, archive.path.name, "integrity_check")
 
 
-def size_of(archive: Archive, facts: Facts | None) -> int:
-    """Bytes that the backup takes unpacked, as far as that is known.
-
-    :param facts: those in its manifest.
-    """
+def size_of(archive: Archive) -> int:
+    """Bytes that a backup takes unpacked, as far as its files tell."""
     sides = [] if archive.compression else side_files(archive.path.resolve())
-    known = facts.size if facts else 0
-    return known or sum(path.stat().st_size for path in (archive.path, *sides))
+    return sum(path.stat().st_size for path in (archive.path, *sides))
 
 
 def count_rows(database: sqlite3.Connection, table: str) -> int | None:

@@ -797,7 +797,6 @@ def test_what_is_kept_is_on_the_disk_before_the_new_data_are(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(replacing, "sync_file", failing)
-    monkeypatch.setattr(copying, "sync_file", failing)
     live = Sqlite(path, "shop.db")
     with pytest.raises(OSError, match="Input/output error"):
         live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=1)

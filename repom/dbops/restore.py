@@ -133,7 +133,7 @@ def _refuse_target(database: Database, survey: Survey, into: str | None, in_plac
     if into is not None and survey.exists:
         raise Refused(f"{into} exists already", "Name a new one, or restore without --into")
     if in_place and not survey.exists:
-        raise Refused(f"There is no {database.name} to restore into", "Leave --in-place out")
+        raise Refused(f"There is no {database.name} to restore into", "Restore without --in-place")
 
 
 def _refuse_other_backend(archive: Archive, settings: Settings) -> None:
@@ -153,7 +153,7 @@ def _into(settings: Settings, into: str) -> str:
         raise SettingsError(f"--into is {into!r}", "Name a new database (SQLite: a path)")
     if settings.backend != "sqlite":
         if len(into.encode(errors="surrogateescape")) > LONGEST_NAME:
-            raise SettingsError(f"--into is {into!r}", f"Allowed: {LONGEST_NAME} bytes")
+            raise SettingsError(f"--into is {into!r}", f"Allowed: at most {LONGEST_NAME} bytes")
         return into
     path = expanded("--into", into).absolute()
     if path.is_dir() or into.endswith(("/", os.sep)):

@@ -50,7 +50,10 @@ def plan_undo(settings: Settings, *, remote: bool = False) -> Undo:
     survey = database.survey()
     work.check_server(settings, database, survey.system_identifier)
     if not survey.kept:
-        raise NotFound(f"No restore of {database.name} can be undone", "Nothing was replaced")
+        raise NotFound(
+            f"There is no undo copy of {database.name}",
+            "A restore keeps one, unless REPOM_UNDO_KEEP is 0",
+        )
     return Undo(settings, database, survey, survey.kept[0], engine)
 
 

@@ -75,7 +75,7 @@ def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str
     if settings.dry:
         log.info("Would read %s to its end", source.path)
         if drill:
-            log.info("Would restore it into a scratch database, and drop that again")
+            log.info("Would restore it into a scratch database, then drop that")
         return passed, {}
     tool = "pg_restore" if archive.is_archive else "psql"
     try:
@@ -104,7 +104,7 @@ def _read(database: Database, archive: Archive) -> bool:
 
 
 def _warn_unread(error: RepomError) -> None:
-    log.warning("The archive was not read to its end: %s", error.message)
+    log.warning("The archive could not be checked to its end: %s", error.message)
 
 
 def _for_backend(settings: Settings, archive: Archive) -> Settings:

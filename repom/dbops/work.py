@@ -194,7 +194,9 @@ def on(
         except ReadOnlyStore:
             if doing not in ("restore", "undo", "drill"):
                 raise
-            log.info("%s cannot be written to: going on without its lock", settings.backup_dir)
+            log.info(
+                "%s cannot be written to: continuing without a lock there", settings.backup_dir
+            )
         if replaces:
             stack.enter_context(database.exclusive(doing))
         with aborting(database):

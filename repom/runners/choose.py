@@ -66,7 +66,7 @@ def _obstacle(settings: Settings, address: Address, found: Container | None) -> 
     if found is None:
         return SettingsError(
             f"REPOM_VIA is docker, but the database is on host {address.host}",
-            "Unset one of the two: docker exec reaches only the server inside the container",
+            "Unset REPOM_VIA or the host: docker exec reaches only the server in the container",
         )
     check_owner(found, settings.project, moved=True)
     if not found.running:
@@ -79,7 +79,7 @@ def _obstacle(settings: Settings, address: Address, found: Container | None) -> 
         where = f"port {address.port} on {address.host}"
         return SettingsError(
             f"REPOM_VIA is docker, but container {found.name} does not publish {where}",
-            "Set the address and port that it publishes, or unset one of the two",
+            "Set POSTGRES_HOST and POSTGRES_PORT to what it publishes, or unset REPOM_VIA",
         )
     return None
 

@@ -185,7 +185,7 @@ def _of_service(engine: Engine, service: str, shown: str, project: Path) -> Cont
     if len(chosen) > 1 or len({c.compose_project for c in named}) > 1:
         names = ", ".join(sorted(c.name for c in named))
         raise SettingsError(
-            f"Several containers are the Compose service {service}: {names}",
+            f"Several containers run the Compose service {service}: {names}",
             "Set REPOM_CONTAINER to one of them and unset REPOM_COMPOSE_SERVICE",
         )
     if chosen:

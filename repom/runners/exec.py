@@ -195,7 +195,7 @@ def strip_proof(file: BinaryIO, proof: bytes) -> None:
     file.seek(max(0, size - len(proof)))
     if file.read() != proof:
         raise CommandFailed(
-            "The stream from the container ended before the program did",
+            "The stream from the container ended before the program finished",
             "Nothing was kept; try again",
         )
     file.truncate(size - len(proof))

@@ -139,7 +139,7 @@ class Process:
         Its `watch` knows whether the server is at work. A question is waited for."""
         if watch is None and self._stdout is None:
             return
-        why = watch() if watch else f"it moved no byte for {STALL:g} s"
+        why = watch() if watch else f"no data moved for {STALL:g} s"
         if why:
             raise Stalled(f"{Path(self.argv[0]).name} was ended: {why}", "Try again")
 

@@ -156,7 +156,7 @@ class LocalServer:
 
     def _programs(self) -> str:
         found = self.container
-        why = f"Container {found.name} does not run ({found.state})"
+        why = f"Container {found.name} is not running ({found.state})"
         if found.trouble not in (None, Trouble.ABSENT):
             why = found.state[0].upper() + found.state[1:]
         try:

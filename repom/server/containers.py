@@ -114,7 +114,7 @@ class ContainerServer:
             raise Refused(
                 f"The data of container {server.name} is in the container itself and would be"
                 " deleted with it",
-                advice("To delete them, run {}, then {}", "db.backup", "postgres.remove --volume"),
+                advice("To delete it, run {}, then {}", "db.backup", "postgres.remove --volume"),
             )
         return server
 
@@ -219,7 +219,7 @@ class ContainerServer:
     def _await_answer(self) -> Server:
         settings, found = self.settings, self.found
         if not found.id:
-            raise Unreachable(f"Container {found.name} ended at once and is gone")
+            raise Unreachable(f"Container {found.name} exited at once and no longer exists")
         known = settings
         # The password of a container that repom did not make is not looked up when the
         # settings manage without one.
@@ -257,7 +257,7 @@ class ContainerServer:
         ):
             if wanted and wanted != is_now:
                 log.warning(
-                    "Container %s was made with %s=%s, and it is %s now. %s",
+                    "Container %s was created with %s=%s; the setting is now %s. %s",
                     *(found.name, what, is_now or "none", wanted, RECREATE),
                 )
 

@@ -45,7 +45,8 @@ class Sources:
         section = (config or {}).get("repom")
         if section is not None and not hasattr(section, "items"):
             raise SettingsError(
-                "repom in Invoke's configuration is not a section", "Write names and values"
+                "repom in Invoke's configuration is not a section",
+                "Write names and values below it",
             )
         self._config: Mapping[str, Any] = {} if section is None else section
 

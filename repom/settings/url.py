@@ -233,7 +233,7 @@ def checked_host(host: str, origin: str) -> str:
     if not is_host(host):
         raise SettingsError(
             f"The host in {origin} has characters that are not allowed in a host",
-            "Expected a name, an IP address or the folder of a socket",
+            "Allowed: a host name, an IP address or a socket's folder",
         )
     return bare(host)
 

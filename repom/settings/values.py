@@ -21,7 +21,7 @@ def legible(origin: str, value: object) -> str:
     if not text.strip():
         raise SettingsError(f"{origin} is empty", "Give it a value, or leave it out")
     if not is_text(text):
-        raise SettingsError(f"{origin} is not valid UTF-8 text", "Set it again")
+        raise SettingsError(f"{origin} is not valid UTF-8 text", "Set it to a value in UTF-8")
     return text
 
 

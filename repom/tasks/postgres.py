@@ -61,7 +61,7 @@ def status(c: Context, json: bool = False) -> None:
 
 @console.command(help={"lines": "how many lines, from the end (default 50)"})
 def logs(c: Context, lines: str = "50") -> None:
-    """Show the last lines that the server wrote."""
+    """Show the last lines of the server's log."""
     from repom.server import server
 
     if not lines.isdecimal() or int(lines) < 1:

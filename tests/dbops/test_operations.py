@@ -221,7 +221,7 @@ def test_the_latest_is_not_another_projects(
     assert f"Left out: {theirs.name} (made in {elsewhere})" in caplog.text
     store.Store(settings.backup_dir).delete(mine)
     assert theirs.name == upkeep.find_backup(settings).name
-    assert f"{theirs.name} was made in {elsewhere}" in caplog.text
+    assert f"{theirs.name} is a backup of the project in {elsewhere}" in caplog.text
     assert [] == list(dbops.prune(settings, keep=1).deleted)
     shutil.rmtree(elsewhere)  # it was moved here
     assert theirs.name == upkeep.find_backup(settings).name
@@ -521,7 +521,7 @@ def test_an_undo_is_its_own_inverse(settings: Settings) -> None:
 def test_nothing_to_undo_is_4(settings: Settings) -> None:
     dbops.backup(settings)
 
-    with pytest.raises(NotFound, match=r"No restore of shop\.db can be undone") as caught:
+    with pytest.raises(NotFound, match=r"There is no undo copy of shop\.db") as caught:
         dbops.undo(settings)
 
     assert 4 == caught.value.exit_status

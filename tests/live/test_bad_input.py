@@ -259,7 +259,7 @@ BAD_FILES = {
     "cut gzip": (gzip.compress(os.urandom(100000))[:5000], 6, "cut short"),
     "cut dump": (b"PGDMP\x01\x0e\x00\x04\x08\x01", 6, "cut short"),
     "no SQL": (b"this is not SQL at all\n", 1, "syntax error"),
-    "no table": (b"SELECT 1;\n", 1, "left no table"),
+    "no table": (b"SELECT 1;\n", 1, "created no tables"),
     "cut script": (
         b"-- PostgreSQL database dump\n\nSET x.y = 1;\nCREATE TABLE t (a int);\n",
         6,

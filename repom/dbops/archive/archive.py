@@ -154,7 +154,7 @@ def _classified(path: Path, compression: str, head: bytes) -> Archive:
     if SQLITE_SCRIPT.match(head):
         raise Refused(
             f"{path.name} is a script of SQLite's shell (.dump)",
-            "Make a database of it with sqlite3 NEW.sqlite3 < FILE, then restore that file",
+            "Create a database from it (sqlite3 NEW.sqlite3 < FILE), then restore that",
         )
     return Archive(
         path,
@@ -178,7 +178,7 @@ def _tar(path: Path, head: bytes) -> Archive:
     pg_restore reads a tar that is cut short for ever."""
     if head[:100].rstrip(b"\0") != TOC.encode() or not head[512:].startswith(toc.MAGIC):
         raise Refused(
-            f"{path.name} is a tar archive, and not one that pg_dump --format=tar made",
+            f"{path.name} is a tar archive that pg_dump did not make",
             "Unpack it and restore what is in it",
         )
     try:
@@ -198,7 +198,7 @@ def _directory(path: Path) -> Archive:
     for member in sorted(path.iterdir()):
         if not MEMBER.fullmatch(member.name) or member.is_symlink() or not member.is_file():
             raise Refused(
-                f"{path.name} holds {member.name}, which pg_dump does not write",
+                f"{path.name} holds {member.name}, which is not from pg_dump",
                 "Move it out of that folder",
             )
     with (path / TOC).open("rb") as file:

@@ -265,7 +265,7 @@ class Lexer:
             if whole or name not in _OPEN_ENDED:
                 return name, text
             if len(text) > LONGEST:
-                self.refuse("holds a word of absurd length")
+                self.refuse("holds a word that is too long")
             self._read()
 
     def _visible(self, name: str, text: bytes) -> Token | Iterator[Token]:

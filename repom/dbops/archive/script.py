@@ -144,7 +144,10 @@ class _Sieve:
         self._dump.check_end()
         piece = self._decided(ended=True) if self._held else b""
         if line := self._guard.begun:
-            raise Damaged(f"The SQL script does not commit what it begins in line {line}", HINT)
+            raise Damaged(
+                f"The transaction that the SQL script begins in line {line} is never committed",
+                HINT,
+            )
         if self._verdict in (Verdict.KEEP, Verdict.TRIM):
             return piece + b"\n;"
         return piece if self._last.endswith(b"\n") else piece + b"\n"
@@ -184,7 +187,7 @@ class _Dump:
             return
         if text == CLUSTER:
             raise Refused(
-                "The file is the output of pg_dumpall, a whole cluster",
+                "The file is a dump of a whole cluster (pg_dumpall)",
                 "Restore it with psql, or dump one database with pg_dump",
             )
         if text == HEADER:
@@ -234,7 +237,7 @@ class _Dump:
 
     def check_end(self) -> None:
         if self._has_header and not self.is_complete:
-            raise Damaged("The SQL script lacks the end that pg_dump writes", HINT)
+            raise Damaged("The SQL script is cut short: it lacks the end that pg_dump writes", HINT)
 
 
 def is_drop(words: list[bytes]) -> bool:

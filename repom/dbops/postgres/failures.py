@@ -41,7 +41,11 @@ CONNECTION = (
         "No database {database} on {where}",
         SET_DATABASE,
     ),
-    ("could not translate host name", "The host of {where} is not known", "Check it"),
+    (
+        "could not translate host name",
+        "The host of {where} cannot be resolved",
+        "Check POSTGRES_HOST, or the host in DATABASE_URL",
+    ),
     ("Connection refused", "No PostgreSQL server answers on {where}", START),
     ("Is the server running", "No PostgreSQL server answers on {where}", START),
     ("timeout expired", "No PostgreSQL server answers on {where}", START),
@@ -54,13 +58,13 @@ OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
         "backslash commands are restricted",
         Refused,
         "The SQL script connects elsewhere or runs commands of psql",
-        "Take these lines out if the rest is meant for this database",
+        "Remove these lines if the rest belongs in this database",
     ),
     (
         "cannot run inside a transaction block",
         Refused,
         "The SQL script creates or drops a database",
-        "Take these lines out if the rest is meant for this database",
+        "Remove these lines if the rest belongs in this database",
     ),
     (
         "row-level security policy",
@@ -72,12 +76,22 @@ OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
         "unrecognized configuration parameter",
         Refused,
         "The SQL script was made for a newer PostgreSQL than the server on {where}",
-        "Restore it into the version that it was dumped from, or newer",
+        "Restore it into that version or a newer one",
     ),
-    ("unsupported version", Refused, "pg_restore on {where} is too old for this archive", ""),
+    (
+        "unsupported version",
+        Refused,
+        "pg_restore on {where} is too old for this archive",
+        "Use a newer version of PostgreSQL there",
+    ),
     ("could not read from input file", Damaged, "The archive is cut short", ""),
     ("unexpected end of file", Damaged, "The archive is cut short", ""),
-    ("server version mismatch", Refused, "The server on {where} is newer than the program", ""),
+    (
+        "server version mismatch",
+        Refused,
+        "The server on {where} is newer than the program",
+        "Install programs of its version",
+    ),
 )
 
 
@@ -109,7 +123,7 @@ def explain(result: Result, login: Address, runner: Runner) -> RepomError:
         if part in said:
             return kind(f"{message.format(**names)} ({line})", hint)
     if 'role "' in line and "does not exist" in line:
-        return Refused(f"The backup needs a missing role ({line})", "Create it, or add --no-owner")
+        return Refused(f"The backup needs a missing role ({line})", "Create it, or pass --no-owner")
     return CommandFailed(f"Failed on {names['where']}: {line}", stderr=said)
 
 

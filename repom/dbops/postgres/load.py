@@ -102,8 +102,7 @@ class Load:
         format, tool = self.archive.format, self.archive.tool
         if format and format > ARCHIVE_FORMATS.get(server, (1, 16)):
             raise Refused(
-                f"The archive was written by pg_dump {tool}, which the server's version {server}"
-                " cannot read",
+                f"PostgreSQL {server} cannot read this archive, which pg_dump {tool} wrote",
                 f"Restore it into PostgreSQL {major(tool)} or newer",
             )
 
@@ -144,7 +143,7 @@ class Load:
             return
         if names := _json(self.client.query(queries.DEFINERS, scratch)):
             log.warning(
-                "SECURITY DEFINER functions now run as superuser %s, whoever calls them: %s",
+                "These SECURITY DEFINER functions now run as superuser %s for every caller: %s",
                 *(user, ", ".join(names[:10])),
             )
 
@@ -183,7 +182,7 @@ class Load:
         """
         if not trusted and self.archive.kind == "plain":
             raise Refused(
-                "A script of unknown origin could end the transaction that protects the data",
+                "With --in-place, a script of unknown origin could end the transaction",
                 "Restore it with --into, or as a user who may create a database",
             )
         self.check_format()

@@ -120,7 +120,9 @@ class Postgres:
         if not who and "timeout" not in error.stderr:
             return error
         by = who or "a session that has ended since"
-        return Refused(f"A table of {self.name} is locked by {by}", "End it, then try again")
+        return Refused(
+            f"A table of {self.name} is locked by {by}", "End that session, then try again"
+        )
 
     def read(self, archive: Archive) -> None:
         """Read an archive to its end without restoring it.
@@ -172,7 +174,7 @@ class Postgres:
             user = self.client.login.user
             if task.archive.kind == "plain" and found.owner not in (None, user):
                 log.warning(
-                    "A plain dump holds no owners or grants: all of %s will belong to %s",
+                    "A plain dump has no owners or grants: everything in %s will belong to %s",
                     *(self.name, user),
                 )
         task.check_format()

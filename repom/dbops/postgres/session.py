@@ -64,7 +64,9 @@ class Session:
                 self._until(end, self._out, deadline), self._until(end, self._err, deadline)
             )
         except queue.Empty:
-            raise CommandFailed(f"psql did not answer within {timeout:g} s") from None
+            raise CommandFailed(
+                f"psql did not answer within {timeout:g} s", "Check the server, then try again"
+            ) from None
 
     def _until(self, end: str, source: Lines, deadline: float | None) -> str:
         lines: list[str] = []

@@ -10,6 +10,7 @@ from typing import Any
 from repom.dbops.archive import toc
 from repom.dbops.archive.archive import Archive
 from repom.dbops.database import Facts, Kept, Survey
+from repom.dbops.files import shown_size
 from repom.errors import CommandFailed, Refused
 
 from . import owned
@@ -79,7 +80,7 @@ def parsed(answer: Mapping[str, Any], database: str) -> ServerSurvey:
 def check_count(count: int, expected: int | None) -> None:
     """:raises CommandFailed: other tables were loaded than were backed up, or none."""
     if expected is None and count == 0:
-        raise CommandFailed("The file was loaded and left no table", "Nothing was changed")
+        raise CommandFailed("The file created no tables", "Nothing was changed")
     if expected is not None and count != expected:
         raise CommandFailed(
             f"The backup holds {expected} tables, and {count} were restored", "Nothing was changed"
@@ -148,7 +149,8 @@ def refuse_space(found: ServerSurvey, size: int) -> None:
     """
     if found.free is not None and found.free < size:
         raise Refused(
-            f"The server's disk has {found.free} bytes free, and the database takes about {size}",
+            f"The server's disk has {shown_size(found.free)} free, and the database takes about"
+            f" {shown_size(size)}",
             "Free some space there, or restore elsewhere",
         )
 

@@ -82,9 +82,9 @@ def explained(name: str) -> Iterator[None]:
             raise NotADatabase(f"{name} is not an SQLite database") from None
         if code == sqlite3.SQLITE_CORRUPT:
             raise NotADatabase(f"{name} is damaged: {error}") from None
-        hint = "Let this user write to the file and to its folder"
+        hint = "Allow this user to write to the file and its folder"
         hint = hint if code == sqlite3.SQLITE_READONLY else ""
-        raise CommandFailed(f"SQLite cannot use {name}: {error}", hint) from None
+        raise CommandFailed(f"SQLite cannot open {name}: {error}", hint) from None
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def copy_pages(
 
     source.backup(target, pages=pages, progress=progress, sleep=0.05)
     if count > 1 and calls:
-        raise CommandFailed("The database was overwritten before a copy of it was kept")
+        raise CommandFailed("The new data was written before the copy of the old data was complete")
 
 
 #: Files that `opened_raw` has open, by device and inode.
@@ -180,7 +180,7 @@ def fold(path: Path) -> None:
     with closing(connect(path)) as copy:
         copy.execute("PRAGMA synchronous = OFF")
         if pragma(copy, "journal_mode = delete") != "delete":
-            raise CommandFailed("The WAL of the copy could not be moved into its file")
+            raise CommandFailed("SQLite could not move the copy's WAL into its file")
 
 
 def check(path: Path, name: str, how: str) -> None:

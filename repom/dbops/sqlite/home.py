@@ -68,7 +68,9 @@ class Home:
                 self.folder.chmod(0o700)  # whatever the umask
                 sync_folder(self.path.parent)
             if flaw := self._flaw():
-                raise Refused(f"{self.folder} {flaw}", "Move it away; repom keeps its copies there")
+                raise Refused(
+                    f"{self.folder} {flaw}", "Move it elsewhere; repom keeps its copies there"
+                )
             if hasattr(os, "geteuid") and self.folder.stat().st_mode & 0o077:
                 self.folder.chmod(0o700)
             with suppress(FileExistsError), create_private(self.folder / ".gitignore") as file:
@@ -260,7 +262,7 @@ def unwritable(folder: Path, error: OSError) -> CommandFailed:
     message = f"Cannot write to {folder}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(message, FREE_SPACE)
-    hint = "Let this user write to that folder; repom keeps its copies of the database there"
+    hint = "Allow this user to write to that folder; repom keeps its copies there"
     return CommandFailed(message, hint)
 
 

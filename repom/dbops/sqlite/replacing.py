@@ -182,7 +182,7 @@ class _Replacement:
         with suppress(sqlite3.Error), closing(connect(self.home.path)) as live:
             if pragma(live, "journal_mode = wal") == "wal":
                 return
-        log.warning("%s left WAL mode: set it again with your program", self.home.name)
+        log.warning("%s is no longer in WAL mode; let your program set it again", self.home.name)
 
 
 def set_limits(live: sqlite3.Connection) -> None:

@@ -86,7 +86,7 @@ class Sqlite:
         folder = str(self.path).removesuffix(self.name).rstrip("/\\") or "/"
         return NotFound(
             f"There is no SQLite file {self.name} in {folder}",
-            "Name the database in .env: DATABASE_URL, or the POSTGRES_ variables",
+            "Set the database in .env: DATABASE_URL, or the POSTGRES_ variables",
         )
 
     def survey(self) -> Survey:

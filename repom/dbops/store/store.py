@@ -124,7 +124,7 @@ class Store:
         for newer in every[: every.index(chosen)]:
             log.warning("Left out: %s (%s)", newer.name, _why_left_out(newer))
         if chosen.is_from_other_project(project):
-            log.warning("%s was made in %s", chosen.name, chosen.origin.project)
+            log.warning("%s is a backup of the project in %s", chosen.name, chosen.origin.project)
         return chosen
 
     def find(self, name: str, identity: Identity | None = None) -> Backup:
@@ -232,8 +232,8 @@ def _ambiguous(name: str, found: Sequence[str], outside: Path | None) -> Setting
     names = [*found[:3], *(["…"] if found[3:] else [])]
     files = [f"the file {outside}"] if outside else []
     return SettingsError(
-        f"--backup {name} may mean {', '.join([*names, *files])}",
-        f"Name one of them{' (for the file: its path with a /)' if outside else ''}",
+        f"--backup {name} is ambiguous: {', '.join([*names, *files])}",
+        f"Pass one of them{' (for the file, a path with a /)' if outside else ''}",
     )
 
 

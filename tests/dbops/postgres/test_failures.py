@@ -50,7 +50,7 @@ CONNECTION = {
     ),
     "an unknown host": (
         'psql: error: could not translate host name "x" to address: Name or service not known',
-        f"host of {WHERE} is not known",
+        f"host of {WHERE} cannot be resolved",
     ),
     "nobody there": (
         f"{AT}Connection refused\n\tIs the server running on that host and accepting TCP/IP?",

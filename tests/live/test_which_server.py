@@ -224,7 +224,7 @@ def test_session_options_of_a_url_are_kept_beside_repoms_own(
     (project / "new.sql").write_text(script)
     for server in (postgres_host, postgres_17):
         server.create("shop")
-        options = "-c%20statement_timeout%3D1%20-c%20search_path%3Dmine,public"
+        options = "-c%20statement_timeout%3D50%20-c%20search_path%3Dmine,public"
         at = f"127.0.0.1:{server.port}/shop?options={options}"
         secret = PASSWORD.replace(" ", "%20").replace("'", "%27")
         env = {"DATABASE_URL": f"postgresql://postgres:{secret}@{at}"}

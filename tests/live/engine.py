@@ -33,6 +33,13 @@ def _reaper() -> tuple[subprocess.Popen[str], str]:
     return reaper, prefix
 
 
+def run(*argv: str, check: bool = True) -> str:
+    """What a program says, without the end of the line."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def at_exit(script: str) -> None:
     """Have a shell run this line when the test run has ended."""
     reaper, _prefix = _reaper()

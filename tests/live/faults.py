@@ -120,8 +120,8 @@ def prepare(scene: Scene) -> Scene:
 
 
 @contextmanager
-def scene(kind: str) -> Iterator[Scene]:
-    """A scene of this kind on parts of its own."""
+def scene(kind: str, server: Server | None = None) -> Iterator[Scene]:
+    """A scene of this kind, on this server or on one of its own."""
     with ExitStack() as stack:
         project = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="repom-faults-")))
         if kind == "sqlite":
@@ -129,10 +129,12 @@ def scene(kind: str) -> Iterator[Scene]:
             yield prepare(Scene(kind, project, env))
             return
         major = kind.partition("-")[2]
-        server = stack.enter_context(container_server(int(major)) if major else host_server())
+        if not server:
+            server = stack.enter_context(container_server(int(major)) if major else host_server())
         server.create("faults")
         env = server.environment("faults", REPOM_KEEP="50")
         yield prepare(Scene(kind, project, env, server))
+        server.clean()
 
 
 def argv_of(at: Scene, verb: str, goal: int) -> list[str]:

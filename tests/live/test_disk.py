@@ -30,6 +30,7 @@ from tests.live import faults, inject
 from tests.live.cli import Ended, environment, invoke
 from tests.live.faults import Scene
 from tests.live.servers import Server, container_server
+from tests.shop import SHOP
 
 SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
 FAULTS = int(os.environ.get("REPOM_FAULTS", "11"))
@@ -54,11 +55,11 @@ def resized_scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def host_scene(postgres_host: Server, project: Path) -> Scene:
+def host_scene(postgres_host: Server) -> Iterator[Scene]:
     requires.strace()
-    postgres_host.create("faults")
-    env = postgres_host.environment("faults", REPOM_VIA="host")
-    return settled(faults.prepare(Scene("host", project, env, postgres_host)))
+    with faults.scene("host", postgres_host) as at:
+        at.env["REPOM_VIA"] = "host"
+        yield settled(at)
 
 
 def settled(at: Scene) -> Scene:
@@ -268,8 +269,8 @@ def test_an_archive_that_is_larger_as_a_script_than_the_folder_of_temporary_file
     postgres_host: Server, project: Path, disk: Path
 ) -> None:
     server = postgres_host
-    server.create("shop")
-    server.sql("CREATE TABLE t AS SELECT repeat('x', 1000) a FROM generate_series(1, 80000) n")
+    rows = "SELECT repeat('x', 1000) a FROM generate_series(1, 80000) n"
+    server.create("shop", f"CREATE TABLE t AS {rows}")
     env = server.environment(REPOM_VIA="host")
     assert invoke(project, "db.backup", env=env).status == 0
     server.sql("DELETE FROM t WHERE ctid <> '(0,1)'")
@@ -309,6 +310,5 @@ def roomless() -> Iterator[Server]:
         server.run("install", "-d", "-o", "postgres", "/small/tables")
         server.sql("CREATE TABLESPACE small LOCATION '/small/tables'", "postgres")
         server.sql("ALTER ROLE postgres SET default_tablespace = 'small'", "postgres")
-        server.create("shop")
-        server.sql("CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n")
+        server.create("shop", SHOP)
         yield server

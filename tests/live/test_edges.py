@@ -214,23 +214,6 @@ def test_an_archive_with_statistics_goes_into_an_older_server(
     assert shop.sql(STATISTICS) == "item"
 
 
-def test_thousands_of_tables_in_a_plain_backup(shop: Server, project: Path) -> None:
-    many(shop, 3000)
-    settings = settings_for(shop, project)
-    made = dbops.backup(settings, format="plain")
-    dbops.restore(made, settings, into="shop_many")
-    query = "SELECT count(*) FROM pg_class WHERE relname LIKE 'many_%' AND relkind = 'r'"
-    assert shop.sql(query, "shop_many") == "3000"
-    shop.sql("DROP DATABASE shop_many", "postgres")
-    with pytest.raises(Refused, match="locks at once"):
-        dbops.restore(made, settings, in_place=True)
-    assert shop.sql(query) == "3000"
-
-
-def many(server: Server, count: int) -> None:
-    server.sql("".join(f"CREATE TABLE many_{n} (a int PRIMARY KEY);\n" for n in range(count)))
-
-
 LOOSE = """ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO repom_reader;
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 CREATE TYPE mood AS ENUM ('a'); CREATE FUNCTION to_mood(int) RETURNS mood LANGUAGE sql

@@ -87,7 +87,9 @@ def test_one_part_is_killed_in_the_middle(busy: tuple[Server, Path], verb: str, 
     assert crashes(server) == crashed + (what == "server process killed")
     assert ended.status in (1, 3), ended.err
     assert ended.out == ""
-    assert len(ended.err.strip().splitlines()) == 2, ended.err  # with "Using Docker container"
+    # With "Using Docker container", and perhaps without a server that could drop a database.
+    said = [x for x in ended.err.strip().splitlines() if "Could not remove" not in x]
+    assert len(said) == 2, ended.err
     assert server.sql(COUNT) == before
     assert sorted(p.name for p in (project / "backups").glob("*.dump*")) == stored
     assert invoke(project, *task, env=env).status == 0

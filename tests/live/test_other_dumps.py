@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from repom import dbops
 from repom.dbops.archive.codecs import zstd
 from repom.errors import Refused
-from tests.live.cli import environment, invoke
+from tests.live.cli import invoke, started
 from tests.live.servers import Server, settings_for
 from tests.shop import ODD
 
@@ -80,16 +79,17 @@ def test_an_archive_comes_from_standard_input(shop: Server, project: Path) -> No
     dump = fetched(shop, project / "theirs", "-Fc")
     before = shop.dump()
     shop.sql("DROP TABLE item")
-    with dump.open("rb") as stream:
-        done = subprocess.run(
-            [sys.executable, "-m", "invoke", "db.restore", "--backup", "-", "--yes"],
-            cwd=project,
-            env=environment(**shop.environment()),
+    with (
+        dump.open("rb") as stream,
+        started(
+            *(project, "db.restore", "--backup", "-", "--yes"),
+            env=shop.environment(),
             stdin=stream,
-            capture_output=True,
-            timeout=60,
-        )
-    assert done.returncode == 0, done.stderr
+            stderr=subprocess.PIPE,
+        ) as process,
+    ):
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
     assert shop.dump() == before
 
 

@@ -108,6 +108,9 @@ def test_more_tables_than_a_transaction_may_lock(few_locks: Server, project: Pat
     assert dbops.verify(backup, settings, drill=True).problems == ()
     dbops.restore(backup, settings)
     assert few_locks.sql(COUNT) == "400"
+    with pytest.raises(Refused, match="locks at once"):
+        dbops.restore(backup, settings, in_place=True)
+    assert few_locks.sql(COUNT) == "400"
 
 
 # -- how many tables there are ----------------------------------------------------------

@@ -31,7 +31,7 @@ from repom.errors import Refused
 from repom.settings import Settings
 from tests import requires
 from tests.live import faults
-from tests.live.cli import Ended, environment, invoke
+from tests.live.cli import Ended, environment, invoke, started
 
 FOUND = Survey(exists=True, size=0)  # which SQLite does not need
 KILLS = 6
@@ -563,14 +563,7 @@ def test_a_second_restore_from_another_checkout_is_refused(project: Path, verb: 
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN")
         holder.execute("SELECT * FROM t").fetchall()
-        first = subprocess.Popen(
-            [sys.executable, "-m", "invoke", "db.restore", "--latest", "--yes"],
-            cwd=project,
-            env=environment(**env),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        with first:
+        with started(project, "db.restore", "--latest", "--yes", env=env) as first:
             wait_for(lambda: list((project / ".repom").glob("*.scratch_*")))
             ended = invoke(project, *task, "--yes", env={**env, "REPOM_BACKUP_DIR": "other"})
             first.send_signal(signal.SIGKILL)

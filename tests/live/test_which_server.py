@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from repom.runners.discover import PROJECT_LABEL
 from tests import requires
 from tests.live.cli import Ended, invoke
+from tests.live.engine import run
 from tests.live.servers import PASSWORD, Server
 
 COMPOSE = """
@@ -28,12 +28,6 @@ volumes:
   data:
 """
 SERVICE = {"REPOM_COMPOSE_SERVICE": "db", "POSTGRES_USER": "shop"}
-
-
-def run(*argv: str, check: bool = True) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
-    assert not check or done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def sql(container: str, query: str) -> str:
@@ -56,16 +50,10 @@ def compose(folder: Path, *arguments: str, check: bool = True) -> None:
 
 
 @pytest.fixture
-def name() -> Iterator[str]:
+def name(name: str) -> str:
     requires.image(17)
     requires.compose()
-    name = f"repom-test-{uuid.uuid4().hex[:8]}"
-    yield name
-    if ids := run("docker", "ps", "-aq", "--filter", f"name={name}").split():
-        run("docker", "rm", "-fv", *ids)
-    for kind in ("volume", "network"):
-        if ids := run("docker", kind, "ls", "-q", "--filter", f"name={name}").split():
-            run("docker", kind, "rm", *ids, check=False)
+    return name
 
 
 @pytest.fixture
@@ -236,7 +224,7 @@ def test_session_options_of_a_url_are_kept_beside_repoms_own(
     (project / "new.sql").write_text(script)
     for server in (postgres_host, postgres_17):
         server.create("shop")
-        options = "-c%20statement_timeout%3D1%20-c%20search_path%3Dmine,public"
+        options = "-c%20statement_timeout%3D50%20-c%20search_path%3Dmine,public"
         at = f"127.0.0.1:{server.port}/shop?options={options}"
         secret = PASSWORD.replace(" ", "%20").replace("'", "%27")
         env = {"DATABASE_URL": f"postgresql://postgres:{secret}@{at}"}

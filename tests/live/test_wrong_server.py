@@ -3,7 +3,6 @@ nor deleted, and what is allowed there says so."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pytest
 from repom import dbops
 from repom.dbops import upkeep
 from tests.live.cli import Ended, invoke
+from tests.live.engine import run
 from tests.live.servers import Server, container_server, settings_for, wait_until_ready
 
 VERBS = {
@@ -30,10 +30,6 @@ VERBS = {
 }
 READING = {"list": 0, "verify": 0, "pin": 0, "backup": 0}
 CHANGING = ("restore", "into", "in place", "undo", "drill", "prune")
-
-
-def run(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @dataclass

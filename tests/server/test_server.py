@@ -589,6 +589,7 @@ def test_table_has_a_line_for_each_value() -> None:
     assert table(shown, ("host", "image", "port")) == "host      127.0.0.1\nport      5432"
 
 
+@pytest.mark.slow
 def test_waiting_takes_two_answers() -> None:
     complaints = iter(["starting", "", "starting", "", ""])
     assert probe.wait(lambda: next(complaints), lambda: "running") == ""

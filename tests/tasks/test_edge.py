@@ -210,6 +210,7 @@ CLEANING = {
 }
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("cleaning", CLEANING)
 @pytest.mark.parametrize("signals", [1, 2])

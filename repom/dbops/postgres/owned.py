@@ -134,15 +134,17 @@ def remove(client: Client, name: str, seconds: float = DROPPING) -> None:
     """
     client.close(name)
     drop, until = queries.drop([name], client.maintenance), time.monotonic() + seconds
-    left = name
+    left, is_new = name, False
     while left and time.monotonic() < until:
         try:
             left = client.change(drop, client.maintenance, timeout=seconds).strip()
             break
-        except NotReady:  # it may have crashed under the load
+        except NotReady:  # the server crashed under the load, and recovers
             time.sleep(RECOVERY)
-        except RepomError:
-            break
+        except RepomError:  # or the open session ended with it
+            if is_new:
+                break
+            is_new = True
     if left:
         log.warning("Could not remove database %s; the next restore will try again", name)
 

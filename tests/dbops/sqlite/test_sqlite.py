@@ -184,6 +184,7 @@ def test_the_live_file_may_have_another_page_size(
     assert content(tmp_path / "from.db") == content(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 1])
 @pytest.mark.parametrize("empty", ["from.db", "shop.db", "both"])
 @pytest.mark.parametrize(("old", "new"), [(512, 4096), (4096, 512)])
@@ -311,6 +312,7 @@ def test_what_only_the_wal_holds_is_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".repom/*-wal"))
 
 
+@pytest.mark.slow
 def test_what_is_kept_while_others_write_is_one_moment(tmp_path: Path) -> None:
     path = build(tmp_path / "shop.db", mode="wal", rows=20_000)
     change(path, "CREATE TABLE a (n); CREATE TABLE b (n)")
@@ -761,6 +763,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     assert [] == hidden(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["delete", "wal"])
 def test_memory_does_not_grow_with_the_database(tmp_path: Path, mode: str) -> None:
     requires.need(sys.platform == "linux", "a peak of memory in kilobytes")

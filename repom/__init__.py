@@ -1,3 +1,3 @@
 """Back up, restore and rewind the database you are working on."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -6,7 +6,7 @@ RepomError
 ├── SettingsError      2   a setting or a value is wrong
 ├── Unreachable        3   no engine, container, server or fitting program
 ├── NotFound           4   no such backup, snapshot or SQLite file
-├── Refused            5   it would be possible, and would be wrong
+├── Refused            5   not started: unsafe, or bound to fail
 └── Damaged            6   the backup is not what was written
 
 `Interrupted` stands apart: it is a `KeyboardInterrupt`, so that no handler for
@@ -15,15 +15,14 @@ ordinary errors swallows a signal.
 
 from __future__ import annotations
 
-import re
 import signal
 
 PROGRAM = "repom"
 
 
 class Advice(str):
-    """Advice that names tasks. As text it reads as the console script; `by` spells it for
-    a user who started another program, such as ``invoke``."""
+    """Advice that names tasks. As text it names the console script; `by` names another
+    program, such as ``invoke``, that a user started."""
 
     template: str
     tasks: tuple[str, ...]
@@ -33,30 +32,21 @@ class Advice(str):
 
 
 def advice(template: str, *tasks: str) -> Advice:
-    """Advice with a task and its flags in the place of each ``{}`` of `template`, which is
-    a constant: what a user named has no place in it."""
+    """Advice in which a task with its flags takes the place of each ``{}``.
+
+    :param template: a constant, since braces in a user's text would be replaced, too.
+    """
     text = Advice(template.format(*(f"{PROGRAM} {task}" for task in tasks)))
     text.template, text.tasks = template, tasks
     return text
-
-
-#: Modules that do not use `advice` yet write the task behind "invoke", in hints only.
-_WRITTEN_OUT = re.compile(r"\binvoke (?=(?:db|postgres)\.[a-z])")
-
-
-def spelled_for(program: str, text: str) -> str:
-    """Advice as a user of `program` can type it."""
-    if isinstance(text, Advice):
-        return text.by(program)
-    return _WRITTEN_OUT.sub(f"{program} ", text)
 
 
 class RepomError(Exception):
     """Root of everything that repom raises on purpose.
 
     :param message: what happened, in one line; never holds a secret.
-    :param hint: what to do about it, in one line; may be empty. If it names a task, it is
-        made by `advice`.
+    :param hint: what to do about it, in one line; may be empty. `advice` makes one that
+        names a task.
     """
 
     exit_status = 1
@@ -70,15 +60,15 @@ class RepomError(Exception):
         return f"{self.message}. {self.hint}" if self.hint else self.message
 
     def told(self, program: str) -> str:
-        """The same for a user who typed `program`."""
-        hint = spelled_for(program, self.hint)
+        """Message and hint for a user who started `program`."""
+        hint = self.hint.by(program) if isinstance(self.hint, Advice) else self.hint
         return f"{self.message}. {hint}" if hint else self.message
 
 
 class CommandFailed(RepomError):
     """A program ran and failed.
 
-    :param stderr: what it said, for whoever needs to tell one failure from another.
+    :param stderr: what it wrote there, to tell one failure from another.
     """
 
     def __init__(self, message: str, hint: str = "", stderr: str = "") -> None:
@@ -97,7 +87,7 @@ class SettingsError(RepomError):
 
 
 class Unreachable(RepomError):
-    """There is no way to the database: engine, container, server, program or login."""
+    """The database cannot be reached: engine, container, server, program or login."""
 
     exit_status = 3
 
@@ -109,20 +99,21 @@ class NotFound(RepomError):
 
 
 class Refused(RepomError):
-    """The operation was not begun, because it could lose data or cannot succeed."""
+    """The operation was not started: it could lose data, or cannot succeed."""
 
     exit_status = 5
 
 
 class Damaged(RepomError):
-    """A backup is truncated, altered or no backup at all."""
+    """A backup is truncated, altered, or not a backup."""
 
     exit_status = 6
 
 
 class Hidden(str):
     """A value that may be a secret. Errors keep the environment of a program that failed,
-    and some tools show a traceback with its variables: this is not shown in either."""
+    and some tools show a traceback with its variables; its representation hides the value
+    in both."""
 
     def __repr__(self) -> str:
         return "'…'"

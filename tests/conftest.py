@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeDocker
+from tests.live.servers import Server, container_server, host_server
 
 CONFIGURATION = ("DATABASE_URL", "POSTGRES_", "REPOM_", "PG", "INVOKE_", "COMPOSE_")
 ENGINE = ("DOCKER_HOST", "DOCKER_CONTEXT")
 KEPT = ("REPOM_TEST_ALL",)
 NOBODY = 65534
-LIVE = Path(__file__).parent / "live"
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     an empty working directory. Tests against a real engine keep the way to it: the home,
     where Docker has its contexts and plugins, and the variables that choose an engine."""
     tmp_path: Path = request.getfixturevalue("tmp_path")
-    live = request.path.is_relative_to(LIVE)
+    live = request.node.get_closest_marker("live")
     for name in os.environ:
         configures = name.startswith(CONFIGURATION) or (name in ENGINE and not live)
         if configures and name not in KEPT:
@@ -43,8 +43,39 @@ def docker(tmp_path: Path) -> FakeDocker:
 
 
 @pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "tasks.py").write_text("from repom.tasks import ns\n")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def postgres_host() -> Iterator[Server]:
+    with host_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_15() -> Iterator[Server]:
+    with container_server(15) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_17() -> Iterator[Server]:
+    with container_server(17) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_18() -> Iterator[Server]:
+    with container_server(18) as server:
+        yield server
+
+
+@pytest.fixture
 def unprivileged() -> Iterator[Path]:
-    """A folder of an ordinary user's, and being that user: root may write everywhere."""
+    """A folder of an ordinary user, with this process acting as that user: root may write
+    everywhere."""
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     with tempfile.TemporaryDirectory() as folder:
         if root:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any, BinaryIO
 from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
-from repom.dbops.runner import HostRunner, Stdin, Watch
+from repom.runners import process
+from repom.runners.runner import Stdin, Watch
 from tests import requires
 
 
@@ -36,16 +38,20 @@ class Answer:
 
 
 @dataclass
-class FakeRunner(HostRunner):
+class FakeRunner:
     """Runs nothing: records every call, and answers with the next answer for its program."""
 
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
-    via: str = "host"
-    trusted: bool = False
+    trusts_local: bool = False
+    dry: bool = False
+    via: str = "docker"
+    where: str = "nowhere"
+    session: str = "repom-00000000"
+    has_own_programs: bool = True
+    restages_files: bool = False
+    calls: list[Call] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        super().__init__()
-        self.bin, self.calls = "/fake", list[Call]()
         self._next = {program: iter(answers) for program, answers in self.answers.items()}
 
     def run(
@@ -65,12 +71,24 @@ class FakeRunner(HostRunner):
         answer = next(self._next[argv[0]])
         if stdout:
             stdout.write(answer.stdout.encode())
-        result = Result(
-            stdout="" if stdout else answer.stdout, stderr=answer.stderr, exited=answer.exited
-        )
+        out = "" if stdout else answer.stdout
+        result = Result(stdout=out, stderr=answer.stderr, exited=answer.exited)
         if answer.exited and not warn:
             raise UnexpectedExit(result)
         return result
+
+    def run_on_file(self, argv: Sequence[str], path: Path, **how: Any) -> Result:
+        return self.run([*argv, str(path)])
+
+    def open(self, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Real, so that a session can be had from a script in place of psql."""
+        return process.start(argv, env, subprocess.PIPE)
+
+    def end(self, session: str, seconds: float) -> None:
+        pass
+
+    def interactive(self, argv: Sequence[str], env: Mapping[str, str]) -> int:
+        return 0
 
 
 class FakeDocker:

@@ -13,7 +13,6 @@ import pytest
 
 ENGINE_WORK = os.environ.get("ENGINE_WORK", "/var/tmp/repom-engine")
 REGRESSION = os.environ.get("REPOM_REGRESS_SOURCE")  # an unpacked src/test/regress
-CHINOOK = Path(__file__).parents[2] / "shared" / "data" / "chinook"
 
 
 def need(there: object, what: str) -> None:
@@ -22,14 +21,6 @@ def need(there: object, what: str) -> None:
     if os.environ.get("REPOM_TEST_ALL"):
         pytest.fail(f"missing on this machine: {what}")
     pytest.skip(f"missing on this machine: {what}")
-
-
-def chinook(path: Path) -> Path:
-    """A file of the sample database, which lies beside the project on some machines only.
-    Other tests make data of their own, so without it even CI may go on."""
-    if not path.is_file():
-        pytest.skip("the Chinook database is not beside this checkout")
-    return path
 
 
 @lru_cache
@@ -63,6 +54,13 @@ def host_binaries() -> Path:
     found = shutil.which("initdb")
     need(candidates or found, "PostgreSQL's server programs (initdb)")
     return candidates[-1].parent if candidates else Path(str(found)).parent
+
+
+@lru_cache
+def host_psql() -> str:
+    """The host's psql, without Debian's wrapper in Perl; empty when there is none."""
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/psql"))
+    return str(candidates[-1]) if candidates else shutil.which("psql") or ""
 
 
 def regression_source(major: int) -> Path:

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
-from .archive import Archive
+from repom.dbops.archive.archive import Archive
 
 
 @dataclass(frozen=True)
 class Facts:
     """What a database says of itself.
 
-    :param size: bytes it takes in the server, or the size of the SQLite file.
+    :param size: bytes it takes in the server, or the size of the SQLite file; 0 when it is
+        not known, such as for a dump file without a manifest.
     :param tables: tables, partitions and materialized views, without those of extensions;
         ``None`` when they could not be counted.
     :param locale: what a new database needs to be made alike: encoding, collate, ctype …
@@ -23,9 +24,9 @@ class Facts:
     :param migration: Alembic's revision, when the database has one.
     """
 
-    server_version: str
-    size: int
-    tables: int | None
+    server_version: str | None = None
+    size: int = 0
+    tables: int | None = None
     system_identifier: str | None = None
     extensions: Mapping[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
@@ -89,7 +90,8 @@ class Database(Protocol):
         """Ask the database for its facts; raises `Unreachable` or `NotFound`."""
 
     def survey(self) -> Survey:
-        """What a restore would find; comes before `load`, `swap` and `sweep`."""
+        """What a restore would find. `load`, `swap` and `sweep` take what was found under
+        the lock."""
 
     def dump(self, file: BinaryIO, format: str) -> None:
         """Write all of it to `file`, which holds a whole backup when this returns."""
@@ -99,8 +101,9 @@ class Database(Protocol):
 
     def load(
         self,
+        found: Survey,
         archive: Archive,
-        facts: Mapping[str, Any] | None,
+        facts: Facts | None,
         *,
         owner: bool = True,
         replacing: bool = True,
@@ -115,7 +118,7 @@ class Database(Protocol):
     def rows(self, scratch: str) -> dict[str, int]:
         """Rows of each table of a scratch database."""
 
-    def swap(self, scratch: str, *, keep: int) -> str | None:
+    def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
         """Give `scratch` the database's name at once.
 
         :param keep: how many replaced databases stay, this one included.
@@ -125,7 +128,7 @@ class Database(Protocol):
     def discard(self, scratch: str) -> None:
         """Remove a scratch database or a kept one. Never raises for one that is gone."""
 
-    def sweep(self) -> None:
+    def sweep(self, found: Survey) -> None:
         """Remove what killed runs left behind."""
 
     @property
@@ -142,6 +145,9 @@ class Database(Protocol):
 
     def abort(self, session: str | None = None) -> None:
         """End what this run, or the one of `session`, still has going on in the server."""
+
+    def close(self) -> None:
+        """End what is kept open for questions; the next question opens it again."""
 
     def shell(self) -> int:
         """A shell on this terminal; returns its exit status."""

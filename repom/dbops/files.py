@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from repom.errors import NoSpace, Refused
+
 BLOCK = 1 << 20  # bytes
+SPARE = 1 << 28  # bytes of a disk that unpacking leaves free
+FREE_SPACE = "Free some space, then try again"
 
 
 def create_private(path: Path) -> BinaryIO:
@@ -23,6 +29,28 @@ def create_private(path: Path) -> BinaryIO:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file, open for reading. Links are not followed and pipes not waited for: another
+    user may have put one in its place.
+
+    :raises OSError: it is not a regular file, or cannot be read.
+    """
+    return open(path, "rb", opener=_regular)
+
+
+def _regular(path: str, flags: int) -> int:
+    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return fd
+
+
+def is_regular(path: Path) -> bool:
+    """Whether it is a file, and not a link to one."""
+    return path.is_file() and not path.is_symlink()
 
 
 def make_private_folder(path: Path) -> None:
@@ -72,6 +100,14 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
+def shown_size(count: int) -> str:
+    """Bytes as people read them: 1.9 MB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
+
+
 def sha256(file: BinaryIO) -> str:
     """The checksum of the whole of an open file, in hexadecimal."""
     file.seek(0)
@@ -81,3 +117,23 @@ def sha256(file: BinaryIO) -> str:
 def remove(path: Path) -> None:
     with suppress(FileNotFoundError):
         path.unlink()
+
+
+def check_space(folder: Path, needed: int, purpose: str, hint: str = FREE_SPACE) -> None:
+    """:raises Refused: the disk of `folder` has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise Refused(
+            f"{folder} has {shown_size(free)} free, and {purpose} takes about {shown_size(needed)}",
+            hint,
+        )
+
+
+def check_not_full(folder: Path, hint: str = FREE_SPACE) -> None:
+    """Stop before a disk is full: a small file can unpack to any size.
+
+    :raises NoSpace: less than 256 MB and less than 5 % of the disk is free.
+    """
+    usage = shutil.disk_usage(folder)
+    if usage.free < min(SPARE, usage.total // 20):
+        raise NoSpace(f"The disk of {folder} is full", hint)

@@ -6,18 +6,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import NotFound, Refused, RepomError, SettingsError, Unreachable, advice
-from ..settings import Settings
-from . import container, store
-from .archive import Archive, recognise, stamp_of
-from .commands import Login
-from .database import Database, Survey
-from .postgres import Postgres
-from .sqlite import Sqlite
-from .store import Backup, Identity, ReadOnlyStore, Store
+from repom.dbops.archive.archive import Archive, recognise, stamp_of
+from repom.dbops.postgres.postgres import Postgres
+from repom.dbops.sqlite.sqlite import Sqlite
+from repom.dbops.store.backup import Backup, Identity
+from repom.dbops.store.lock import locked
+from repom.dbops.store.storage import ReadOnlyStore
+from repom.dbops.store.store import Store
+from repom.errors import NotFound, Refused, RepomError, SettingsError, Unreachable, advice
+from repom.runners import engine
+from repom.runners.choose import Choice, choose
+from repom.runners.discover import find
+from repom.settings import Settings
+
+from .database import Database, Facts, Survey
+from .store import manifest
 
 log = logging.getLogger("repom")
 
@@ -32,28 +39,23 @@ def open_database(settings: Settings, tool: str) -> Database:
     """
     if settings.backend == "sqlite":
         return Sqlite(settings.sqlite_path, settings.database)
-    runner = container.choose(
-        via=settings.via,
-        docker=settings.docker,
-        name=settings.container,
-        service=settings.compose_service,
-        project=settings.project,
-        host=settings.host,
-        port=settings.port,
-        tool=tool,
-        echo=settings.echo,
-        dry=settings.dry,
-    )
-    login = Login(
-        settings.database,
-        settings.user,
-        settings.password,
-        settings.host,
-        settings.port,
-        settings.options,
-        settings.session_options,
-    )
-    return Postgres(runner, login, jobs=settings.jobs)
+    choice = chosen(settings, tool)
+    return Postgres(choice.runner, settings.address, jobs=settings.jobs, fallback=choice.fallback)
+
+
+def chosen(settings: Settings, tool: str) -> Choice:
+    """Look for the container that the settings name, decide, and say what was decided."""
+    name, service = settings.container, settings.compose_service
+    is_near = settings.via != "host" and settings.address.is_near(service or name)
+    found = find(settings.docker, name, service, settings.project) if is_near else None
+    choice = choose(settings, found)
+    if choice.reason:
+        log.info("%s", choice.reason)
+    if choice.fallback:
+        log.warning("%s, using host %s", choice.fallback, tool)
+    for warning in choice.warnings:
+        log.warning("%s", warning)
+    return choice
 
 
 def identity(settings: Settings) -> Identity:
@@ -68,14 +70,14 @@ def engine_of(settings: Settings, database: Database, remote: bool) -> str:
         own host or by the engine's.
     :raises Refused: it is on another machine, and that was not allowed.
     """
-    engine = container.endpoint(settings.docker) if database.via == "docker" else ""
-    remote_engine = engine if container.is_remote(engine) else None
+    endpoint = engine.endpoint(settings.docker) if database.via == "docker" else ""
+    remote_engine = endpoint if engine.is_remote(endpoint) else None
     elsewhere = settings.remote_from(database.via) or remote_engine
     if elsewhere and not remote:
         raise Refused(
             f"{database.name} is on another machine ({elsewhere})", "Pass --remote to allow it"
         )
-    return engine
+    return endpoint
 
 
 # -- the right server ---------------------------------------------------------------------
@@ -84,8 +86,7 @@ def engine_of(settings: Settings, database: Database, remote: bool) -> str:
 def system_of(settings: Settings) -> str | None:
     """Identifies the configured server, or the SQLite file's project; nothing when it
     cannot be asked."""
-    with suppress(RepomError):
-        database = open_database(settings, "psql")
+    with suppress(RepomError), closing(open_database(settings, "psql")) as database:
         found = database.survey().system_identifier
         if found is None and database.backend == "sqlite":
             found = database.identify().system_identifier
@@ -100,7 +101,7 @@ def is_other_server(database: Database, system: str | None, target: Store, which
     the one that made the backup is another one."""
     if not database.fallback:
         return False
-    proven = [b for b in target.backups(which) if b.counts]
+    proven = [b for b in target.backups(which) if b.is_verified]
     made_inside = next((b for b in proven if b.via == "docker"), None)
     known = made_inside or next((b for b in proven if b.system_identifier), None)
     if known is None:
@@ -162,7 +163,7 @@ def examined(backup: Backup) -> Archive:
     :raises Refused: it changed meanwhile, or is not restored from here.
     """
     stamp = stamp_of(backup.path)
-    store.check(backup)
+    manifest.check(backup)
     archive = recognise(backup.path)
     if archive.stamp != stamp:
         raise Refused(f"{backup.name} changed while it was read", "Run the command again")
@@ -184,15 +185,18 @@ def on(
         then a store that cannot be written to needs no lock of its own.
     """
     if settings.dry:
-        yield
+        with closing(database):
+            yield
         return
-    with ExitStack() as stack:
+    with closing(database), ExitStack() as stack:
         try:
             _lock(stack, settings, database, doing, sorted({database.name, *names}))
         except ReadOnlyStore:
             if doing not in ("restore", "undo", "drill"):
                 raise
-            log.info("%s cannot be written to: going on without its lock", settings.backup_dir)
+            log.info(
+                "%s cannot be written to: continuing without a lock there", settings.backup_dir
+            )
         if replaces:
             stack.enter_context(database.exclusive(doing))
         with aborting(database):
@@ -204,7 +208,8 @@ def _lock(
 ) -> None:
     target = Store(settings.backup_dir)
     for name in names:
-        killed = stack.enter_context(target.lock(name, doing, database.session))
+        lock = locked(settings.backup_dir, name, doing, database.session)
+        killed = stack.enter_context(lock)
         if killed:
             database.abort(killed)
         target.sweep(name)
@@ -221,6 +226,43 @@ def aborting(database: Database) -> Iterator[None]:
     except BaseException:
         database.abort()
         raise
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore or an undo did.
+
+    :param database: the database that now holds the backup.
+    :param backup: the backup's name, or for an undo where the old database was kept.
+    :param replaced: where the undo copy is; ``None`` when nothing was replaced.
+    :param duration_s: seconds.
+    """
+
+    database: str
+    backup: str
+    replaced: str | None
+    duration_s: float
+
+
+def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -> Backup:
+    """A backup by name, label, beginning or path; by default the newest verified one of the
+    database.
+
+    :raises NotFound: there is none.
+    :raises SettingsError: the name is empty, or several backups match.
+    """
+    if isinstance(backup, Backup):
+        return backup
+    target = Store(settings.backup_dir)
+    if backup is not None:
+        return target.find(str(backup), identity(settings))
+    system = lambda: system_of(replace(settings, dry=False))  # noqa: E731
+    return target.latest(identity(settings), settings.project, system)
+
+
+def proven_facts(backup: Backup) -> Facts | None:
+    """What the manifest says of the database; ``None`` when the manifest proves nothing."""
+    return backup.facts if backup.is_verified else None
 
 
 def since(started: float) -> float:

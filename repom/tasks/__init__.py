@@ -1,16 +1,16 @@
-"""The tasks. A project's ``tasks.py`` needs one line: ``from repom.tasks import ns``; or it
-mounts `db` and `postgres` in a collection of its own."""
+"""The tasks. A project's ``tasks.py`` needs one line, ``from repom.tasks import ns``; or it
+adds `db` and `postgres` to a collection of its own."""
 
 from __future__ import annotations
 
 from invoke import Collection, Program
 
-from .. import __version__
-from . import masking
-from .console import DEFAULTS, started_as
-from .db import db
-from .demo import demo
-from .postgres import postgres
+from repom import __version__
+from repom.tasks import masking
+from repom.tasks.console import DEFAULTS, started_as
+from repom.tasks.db import db
+from repom.tasks.demo import demo
+from repom.tasks.postgres import postgres
 
 masking.install()
 ns = Collection(db, postgres, demo)

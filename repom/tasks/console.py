@@ -1,4 +1,4 @@
-"""What every task shares: how it talks, how it asks, and how it ends."""
+"""What every task shares: how it prints, asks, and ends."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import functools
 import json
 import logging
 import os
-import signal
-import socket
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -19,19 +16,18 @@ from typing import Any, BinaryIO, TextIO
 from invoke import Exit, Task, task
 from invoke.exceptions import UnexpectedExit
 
-from ..errors import PROGRAM, Advice, Interrupted, Refused, RepomError
-from ..settings import KEYS
+from repom.errors import PROGRAM, Advice, Refused, RepomError
+from repom.settings.sources import KEYS
+
+from . import signals
 from .tables import printable
 
 log = logging.getLogger("repom")
 
-#: Every `repom.*` key of Invoke's configuration; see `repom.settings.KEYS`.
+#: Every `repom.*` key of Invoke's configuration; see `repom.settings.sources.KEYS`.
 DEFAULTS = {"repom": dict.fromkeys(KEYS)}
 
-#: Seconds that cleaning up after a signal may take.
-PATIENCE = 1.8
-
-#: How a user starts tasks: what the console script says, else what this process is called.
+#: Programs that start tasks.
 PROGRAMS = (PROGRAM, "inv", "invoke")
 _started_as = ""
 
@@ -39,14 +35,14 @@ _started_as = ""
 def command(
     help: Mapping[str, str], name: str | None = None
 ) -> Callable[[Callable[..., Any]], Task[Any]]:
-    """Declare a task: help for every flag, no automatic short flags, no positional
-    arguments, and every failure turned into one line and the exit status of the contract."""
+    """Declare a task. Every flag has help and none a short form, arguments are never
+    positional, and every failure ends in one line and the exit status of its error."""
 
     def declare(body: Callable[..., Any]) -> Task[Any]:
         @functools.wraps(body)
         def run(*args: Any, **kwargs: Any) -> None:
             _open_standard_streams()
-            with _talking(), _signals(), _ending():
+            with _log_shown(), signals.raising(), _failures_shown():
                 body(*args, **kwargs)
 
         return task(name=name, help=dict(help), auto_shortflags=False, positional=[])(run)  # type: ignore[no-any-return]
@@ -55,35 +51,25 @@ def command(
 
 
 def started_as(program: str) -> None:
-    """Told by a console script: hints name it."""
+    """Name the program for hints; a console script calls this, as it may be renamed."""
     global _started_as
     _started_as = program
 
 
 def program() -> str:
-    """What a user types before a task's name here."""
+    """The program that the user typed before the task's name."""
     name = Path(sys.argv[0]).stem if sys.argv else ""
     return name if name in PROGRAMS else _started_as or "invoke"
 
 
 def run(task: str) -> str:
-    """A task with its flags as a user can type it here."""
+    """The command line of a task with its flags, as this user can type it."""
     return f"{program()} {task}"
 
 
-class _Talk(logging.Handler):
-    """Messages of the library as lines on standard error, wherever that is by now."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.args, tuple):
-            told = (a.by(program()) if isinstance(a, Advice) else a for a in record.args)
-            record.args = tuple(told)
-        say(record.getMessage())
-
-
 def _open_standard_streams() -> None:
-    """Where one was closed (``2>&-``), the next file to be opened would take its number,
-    and a backup would receive what is meant for a person."""
+    """Open those that were closed (``2>&-``). Otherwise the next file to be opened, such as
+    a backup, would get their number and what is printed to them."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -91,9 +77,20 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
+class _Lines(logging.Handler):
+    """Shows log records as lines on standard error; looks the stream up for each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                each.by(program()) if isinstance(each, Advice) else each for each in record.args
+            )
+        say(record.getMessage())
+
+
 @contextmanager
-def _talking() -> Iterator[None]:
-    handler, level = _Talk(), log.level
+def _log_shown() -> Iterator[None]:
+    handler, level = _Lines(), log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -104,65 +101,7 @@ def _talking() -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP end a task in order, within `PATIENCE` seconds; a second
-    one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
-    seen: list[int] = []
-
-    def handle(signum: int, _frame: object) -> None:
-        seen.append(signum)
-        if len(seen) == 1:
-            raise Interrupted(signum)
-
-    with _watched(numbers):
-        before = {number: signal.signal(number, handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, previous in before.items():
-                signal.signal(number, previous)
-
-
-@contextmanager
-def _watched(numbers: Sequence[int]) -> Iterator[None]:
-    """A thread that ends the process by itself. The interpreter tells it of a signal at
-    once, also while the main thread waits for a disk and cannot handle any."""
-    reading, writing = socket.socketpair()
-    writing.setblocking(False)
-    threading.Thread(target=_watch, args=(reading, numbers), daemon=True).start()
-    before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        writing.close()
-
-
-def _watch(reading: socket.socket, numbers: Sequence[int]) -> None:
-    """Wait for a first signal for ever, and for the second one, or the end of the task,
-    for `PATIENCE` seconds."""
-    first = 0
-    with reading:
-        while not first:
-            told = reading.recv(1)
-            if not told:
-                return  # the task is over
-            first = told[0] if told[0] in numbers else 0
-        reading.settimeout(PATIENCE)
-        try:
-            second = reading.recv(1)
-        except TimeoutError:
-            os._exit(128 + first)
-        if second:
-            os._exit(128 + second[0])
-
-
-@contextmanager
-def _ending() -> Iterator[None]:
+def _failures_shown() -> Iterator[None]:
     try:
         yield
     except (Exit, SystemExit):
@@ -173,10 +112,10 @@ def _ending() -> Iterator[None]:
         if logging.getLogger("invoke").isEnabledFor(logging.DEBUG):  # --debug, INVOKE_DEBUG
             for line in traceback.format_exception(error):
                 say(line.rstrip("\n"))
-        raise _failed(_told(error), getattr(error, "exit_status", 1)) from None
+        raise _failed(_explained(error), getattr(error, "exit_status", 1)) from None
 
 
-def _told(error: BaseException) -> str:
+def _explained(error: BaseException) -> str:
     """What happened, and what to do about it."""
     if isinstance(error, RepomError):
         return error.told(program())
@@ -189,29 +128,27 @@ def _told(error: BaseException) -> str:
 
 
 def _failed(text: str, status: int) -> Exit:
-    """The end of a task. Invoke prints nothing then: it cannot write to a pipe that was
-    closed, nor what an encoding lacks."""
-    say(one_line(text))
+    """Print the one line of a failure and return what ends the task. `Exit` gets no message:
+    Invoke would fail to print it to a closed pipe, or in an encoding that lacks a character."""
+    say(" ".join(text.split()))
     return Exit(code=status)
 
 
-def one_line(text: str) -> str:
-    """The text without line breaks: one failure is one line."""
-    return " ".join(text.split())
-
-
 def say(text: str) -> None:
-    """A line for people, on standard error; standard output belongs to the result."""
+    """Print a line to standard error; standard output is for results."""
     if sys.stderr is None:  # `print` would take standard output instead
         return
     try:
         _write(sys.stderr, printable(text))
     except (OSError, ValueError, AttributeError):
-        _silence(sys.stderr)  # when nobody listens any more, that is no reason to stop
+        _silence(sys.stderr)  # a reader that has gone must not stop a backup
 
 
 def show(value: Any) -> None:
-    """The result, on standard output: text as it is, anything else as JSON."""
+    """Print the result to standard output: text as it is, anything else as JSON.
+
+    :raises OSError: it could not be written, such as to a full disk.
+    """
     if sys.stdout is None:
         return
     if not isinstance(value, str):
@@ -219,7 +156,7 @@ def show(value: Any) -> None:
         value = json.dumps(value, indent=2, ensure_ascii=not utf8)
     try:
         _write(sys.stdout, value)
-    except (BrokenPipeError, ConnectionResetError):  # whoever read it has seen enough
+    except (BrokenPipeError, ConnectionResetError):  # as in `db.list | head`
         _silence(sys.stdout)
     except OSError:
         _silence(sys.stdout)
@@ -227,14 +164,14 @@ def show(value: Any) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """A line, in which characters that the stream's encoding lacks are escaped."""
+    """Write a line, with characters escaped that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
     print(text, file=stream, flush=True)
 
 
 def _silence(stream: TextIO) -> None:
-    """Let what is still to be written go nowhere: at its exit Python would try again."""
+    """Discard what the stream still buffers: Python would try to write it again at exit."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -244,7 +181,7 @@ def _silence(stream: TextIO) -> None:
 def standard_input() -> BinaryIO:
     """What is piped into this process, as bytes.
 
-    :raises Refused: that is a terminal, or closed.
+    :raises Refused: standard input is a terminal, or closed.
     """
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise Refused("Nothing is piped into standard input", "Pipe a dump into it")
@@ -252,19 +189,19 @@ def standard_input() -> BinaryIO:
 
 
 def is_terminal() -> bool:
-    """Whether somebody can be asked."""
+    """Whether a user can be asked."""
     streams = (sys.stdin, sys.stderr)
     return all(s is not None and not s.closed and s.isatty() for s in streams)
 
 
 def ask(question: str) -> str:
-    """A line from the terminal; empty at its end. The question goes to standard error."""
+    """Ask on standard error and return the line that was typed; empty at the end of input."""
     print(printable(question), end=" ", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
 
 
 def confirm(question: str, yes: bool) -> bool:
-    """Whether to go on: `yes`, or the answer at the terminal, by default No.
+    """Whether to proceed: `yes`, or the answer at the terminal, by default No.
 
     :raises Refused: there is no terminal to ask on.
     """

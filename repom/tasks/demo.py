@@ -1,4 +1,4 @@
-"""`demo`: the whole story on a small database of its own, in a few seconds."""
+"""`demo`: a backup and a restore of a small sample database, in a few seconds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 from invoke import Context
 
-from ..errors import CommandFailed
-from ..settings import Settings
-from .console import command, say, show
+from repom.errors import CommandFailed
+from repom.settings import Settings
+
+from .console import command, run, say, show
 from .tables import size, table
 
 FOLDER = "repom-demo"
@@ -36,45 +37,41 @@ INSERT INTO sale (album_id, sold_on, copies)
     SELECT album.id, date('2026-01-01', '+' || n || ' days'), 1 + (album.id * n) % 5
     FROM album, day;
 """
+DAMAGE = "DROP TABLE artist; DELETE FROM sale; UPDATE album SET cents = 0;"
 
 
 @command(help={})
 def demo(c: Context) -> None:
-    """Make a small album shop, back it up, damage it, and get it back."""
-    from ..dbops import operations
+    """Back up, damage and restore a small sample database."""
+    from repom import dbops
 
     folder = Path.cwd() / FOLDER
     folder.mkdir(exist_ok=True)
     (folder / ".env").write_text("DATABASE_URL=sqlite:///shop.sqlite3\n")
-    settings = Settings(folder, "sqlite", "shop.sqlite3", backup_dir=folder / "backups")
+    settings = Settings(folder, sqlite="shop.sqlite3", backup_dir=folder / "backups")
     path = settings.sqlite_path
-    _make(path)
-    before = _rows(path)
-    made = operations.backup(settings, label="demo")
-    say(f"Backed up {sum(before.values())} rows: {made.name} ({size(made.size)})")
-    _damage(path)
-    damaged = _rows(path)
-    say("Damaged it: one table dropped, one emptied, prices set to 0")
-    done = operations.restore(made, settings)
-    after = _rows(path)
-    say(f"Restored in {done.duration_s:.2f} s; the damaged one is kept for db.undo")
-    rows = [(t, str(n), str(damaged.get(t, "gone")), str(after.get(t))) for t, n in before.items()]
-    show(table(("Table", "Before", "Damaged", "Restored"), rows))
-    if after != before or not _prices(path):
-        raise CommandFailed("The demo's data did not come back")
-    say(f"Every row came back. Look around: cd {FOLDER}, then repom db.list or repom db.undo")
-
-
-def _make(path: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as shop:
-        shop.executescript(SHOP)
+    _execute(path, SHOP)
+    before, content = _rows(path), _content(path)
+    made = dbops.backup(settings, label="demo")
+    say(f"Backed up {sum(before.values())} rows: {made.name} ({size(made.size)})")
+    _execute(path, DAMAGE)
+    damaged = _rows(path)
+    say("Damaged the database: one table dropped, one emptied, all prices set to 0")
+    done = dbops.restore(made, settings)
+    after = _rows(path)
+    say(f"Restored in {done.duration_s:.2f} s; the damaged database is kept for db.undo")
+    rows = [(t, str(n), str(damaged.get(t, "gone")), str(after.get(t))) for t, n in before.items()]
+    show(table(("Table", "Before", "Damaged", "Restored"), rows))
+    if _content(path) != content:
+        raise CommandFailed("The restored database differs from the one that was backed up")
+    say(f"Every row came back. Look around: cd {FOLDER}, then {run('db.list')} or {run('db.undo')}")
 
 
-def _damage(path: Path) -> None:
+def _execute(path: Path, script: str) -> None:
     with closing(sqlite3.connect(path)) as shop:
-        shop.executescript("DROP TABLE artist; DELETE FROM sale; UPDATE album SET cents = 0;")
+        shop.executescript(script)
 
 
 def _rows(path: Path) -> dict[str, int]:
@@ -84,6 +81,7 @@ def _rows(path: Path) -> dict[str, int]:
         return {n: shop.execute(count.format(n)).fetchone()[0] for (n,) in names.fetchall()}
 
 
-def _prices(path: Path) -> int:
+def _content(path: Path) -> list[str]:
+    """Every table and row as SQL."""
     with closing(sqlite3.connect(path)) as shop:
-        return int(shop.execute("SELECT min(cents) FROM album").fetchone()[0])
+        return list(shop.iterdump())

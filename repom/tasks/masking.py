@@ -1,18 +1,18 @@
-"""Invoke's `--debug` prints the configuration it reads: here without the passwords."""
+"""Takes passwords out of the configuration that Invoke's `--debug` prints."""
 
 from __future__ import annotations
 
 import logging
 import re
 
-#: The setting that is a URL, in the representation of a dictionary.
+#: The setting `database_url` in the `repr` of a dictionary.
 _SETTING = re.compile(r"""(['"]database_url['"]: )('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""")
 #: User and password of any other URL.
 _URL = re.compile(r"(://[^\s:/@'\"]*:)[^\s'\"]*@")
 
 
 class Masking(logging.Filter):
-    """Takes passwords of URLs out of whatever is logged."""
+    """Masks passwords of URLs in log records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         said = record.getMessage()
@@ -23,7 +23,7 @@ class Masking(logging.Filter):
 
 
 def install() -> None:
-    """Mask what Invoke logs; it does so before a task begins, so this cannot wait for one."""
+    """Mask what Invoke logs. Call it at import: Invoke logs before a task begins."""
     log = logging.getLogger("invoke")
     if not any(isinstance(each, Masking) for each in log.filters):
         log.addFilter(Masking())

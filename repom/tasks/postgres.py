@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from ..errors import NotFound, RepomError, SettingsError
-from ..settings import Settings
+from repom.errors import SettingsError
+from repom.settings import Settings
+
 from . import console
-from .tables import age, counted, size
+from .questions import contents
 
-# Imported by the tasks when they run: `invoke --list` need not pay for it.
+# Tasks import the server room when they run, so that `invoke --list` stays fast.
 if TYPE_CHECKING:
-    from .. import server
+    from repom.server.facts import Server
 
-
-#: What a person wants to see of a server, in this order.
+#: The fields of a server that are shown, in this order.
 LOGIN = ("host", "port", "user", "database", "url")
 STATE = ("kind", "name", "state", "image", "version", "host", "port", "data")
 
 
-def table(found: server.Server, fields: tuple[str, ...]) -> str:
+def table(found: Server, fields: tuple[str, ...]) -> str:
     """Name and value of each field that has one, a line each."""
     values = asdict(found)
     return "\n".join(f"{name:<10}{values[name]}" for name in fields if values[name])
@@ -30,8 +30,8 @@ def table(found: server.Server, fields: tuple[str, ...]) -> str:
 
 @console.command(help={})
 def start(c: Context) -> None:
-    """Start this project's PostgreSQL server, making it if there is none, and wait for it."""
-    from .. import server
+    """Start this project's PostgreSQL server, creating it if needed, and wait for it."""
+    from repom.server import server
 
     settings = Settings.load(c.config)
     started = server.start(settings)
@@ -41,8 +41,8 @@ def start(c: Context) -> None:
 
 @console.command(help={})
 def stop(c: Context) -> None:
-    """Stop the server; its data stay."""
-    from .. import server
+    """Stop the server; its data is kept."""
+    from repom.server import server
 
     settings = Settings.load(c.config)
     stopped = server.stop(settings)
@@ -52,8 +52,8 @@ def stop(c: Context) -> None:
 
 @console.command(help={"json": "print the result as JSON"})
 def status(c: Context, json: bool = False) -> None:
-    """Show the server: state, image or version, port, and where its data are."""
-    from .. import server
+    """Show the server: state, image or version, port, and where its data is."""
+    from repom.server import server
 
     found = server.status(Settings.load(c.config))
     console.show(asdict(found) if json else table(found, STATE))
@@ -61,18 +61,18 @@ def status(c: Context, json: bool = False) -> None:
 
 @console.command(help={"lines": "how many lines, from the end (default 50)"})
 def logs(c: Context, lines: str = "50") -> None:
-    """Show the last lines that the server wrote."""
-    from .. import server
+    """Show the last lines of the server's log."""
+    from repom.server import server
 
     if not lines.isdecimal() or int(lines) < 1:
         raise SettingsError(f"--lines is {lines!r}", "Allowed: a whole number, 1 or more")
     console.show(server.logs(Settings.load(c.config), int(lines)))
 
 
-@console.command(help={"volume": "remove its data, too; asks first", "yes": "do not ask"})
+@console.command(help={"volume": "delete its data, too; asks first", "yes": "do not ask"})
 def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     """Remove the container and keep its data, unless --volume is given."""
-    from .. import server
+    from repom.server import server
 
     settings = Settings.load(c.config)
     seen = server.removable(settings, volume=True) if volume and not settings.dry else None
@@ -82,39 +82,23 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     before = server.remove(settings, volume=volume, seen=seen)
     if settings.dry:
         return
-    kept = f"; its data stay in {before.data}" if before.data and not volume else ""
+    kept = f"; its data is kept in {before.data}" if before.data and not volume else ""
     console.show(f"Removed {before.name}{kept}")
 
 
-def _question(settings: Settings, seen: server.Server) -> str:
-    """What will be deleted, before somebody says yes."""
+def _question(settings: Settings, seen: Server) -> str:
     data = seen.data or "the container"
-    holds = f"{seen.database} ({_holds(settings, seen)})"
+    holds = f"{seen.database} ({contents(_of_server(settings, seen))})"
     return f"Delete {seen.name} and its data in {data}? All of its databases will be lost: {holds}."
 
 
-def _holds(settings: Settings, seen: server.Server) -> str:
-    """Size, tables and the age of the last backup of the project's database."""
-    from ..dbops import operations, upkeep
-
-    login = replace(settings, backend="postgresql", user=seen.user, database=seen.database)
+def _of_server(settings: Settings, seen: Server) -> Settings:
+    """Settings that lead to the database in this very server."""
+    address = replace(settings.address, user=seen.user, database=seen.database)
     if seen.kind == "local":
-        login = replace(login, via="host", host=seen.host, port=seen.port)
-    else:
-        login = replace(login, via="docker", host=None, port=None)
-    try:
-        found = operations.open_database(login, "psql").identify()
-        facts = [size(found.size)]
-        facts += [] if found.tables is None else [counted(found.tables, "table")]
-    except RepomError:
-        facts = ["contents unknown"]
-    try:
-        facts.append(f"last backed up {age(upkeep.find_backup(login).created_at)}")
-    except NotFound:
-        facts.append("never backed up")
-    except RepomError:
-        facts.append("last backup unknown")
-    return ", ".join(facts)
+        address = replace(address, host=seen.host, port=seen.port)
+        return replace(settings, address=address, via="host")
+    return replace(settings, address=replace(address, host=None, port=None), via="docker")
 
 
 postgres = Collection("postgres", start, stop, status, logs, remove)

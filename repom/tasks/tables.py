@@ -1,4 +1,4 @@
-"""Sizes, ages and tables for people."""
+"""Sizes, times and tables for people."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 
 def size(count: int) -> str:
-    """A number of bytes: 38 MB."""
+    """A number of bytes in decimal units: 38 MB."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= factor:
-            value = count / factor
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+        value = count / factor
+        if value >= 0.9995:  # from here on the smaller unit would show 1000
+            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
     return f"{count} bytes"
 
 
@@ -21,12 +21,13 @@ def counted(number: int, noun: str) -> str:
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    """The text without characters that do something to a terminal; names come from others."""
+    """The text with control characters escaped: a database or a file may have a name that
+    would drive the terminal."""
     return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
 
 
 def age(when: datetime, now: datetime | None = None) -> str:
-    """How long ago, in its largest unit: 3 hours ago."""
+    """How long ago, in the largest unit that fits: 3 hours ago. Both times have a zone."""
     seconds = int(((now or datetime.now(UTC)) - when).total_seconds())
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         count = seconds // length
@@ -35,8 +36,17 @@ def age(when: datetime, now: datetime | None = None) -> str:
     return "just now"
 
 
+def clock(when: datetime, now: datetime | None = None) -> str:
+    """The local time of day, with the date unless that is today: 23:34."""
+    local, today = when.astimezone(), (now or datetime.now(UTC)).astimezone()
+    return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%Y-%m-%d %H:%M}"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbered: bool = False) -> str:
-    """Rows under a head, in columns; plain text that no terminal width cuts."""
+    """Rows under a head, in columns, as plain text; long cells are neither cut nor wrapped.
+
+    :param numbered: begin each row with its number, from 1.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table

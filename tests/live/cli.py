@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = ("POSTGRES_", "REPOM_", "PG", "INVOKE_", "DATABASE_URL", "DOCKER_", "COMPOSE_")
@@ -28,6 +29,23 @@ class Ended:
     def last(self) -> str:
         """The last line on standard error: for a failure, what happened."""
         return self.err.strip().splitlines()[-1] if self.err.strip() else ""
+
+
+def started(
+    project: Path, *args: str, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.Popen[str]:
+    """Start a task, without a terminal and without standard input.
+
+    :param options: of `Popen`, in place of those here.
+    """
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    return subprocess.Popen(
+        [sys.executable, "-m", "invoke", *args],
+        cwd=project,
+        env=environment(**(env or {})),
+        text=True,
+        **{**quiet, "stderr": subprocess.DEVNULL, **options},
+    )
 
 
 def invoke(project: Path, *args: str, env: dict[str, str] | None = None) -> Ended:

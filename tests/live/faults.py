@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repom import dbops
-from repom.dbops.store import check
+from repom.dbops.store.manifest import check
 from repom.settings import Settings
 from tests.live.cli import environment, invoke
 from tests.live.servers import Server, container_server, host_server
@@ -93,7 +93,7 @@ class Scene:
     def check_store(self) -> None:
         """Whatever is listed as proven is what its manifest says."""
         for backup in dbops.list_backups(self.settings):
-            if backup.counts:
+            if backup.is_verified:
                 check(backup)
 
 
@@ -120,8 +120,8 @@ def prepare(scene: Scene) -> Scene:
 
 
 @contextmanager
-def scene(kind: str) -> Iterator[Scene]:
-    """A scene of this kind on parts of its own."""
+def scene(kind: str, server: Server | None = None) -> Iterator[Scene]:
+    """A scene of this kind, on this server or on one of its own."""
     with ExitStack() as stack:
         project = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="repom-faults-")))
         if kind == "sqlite":
@@ -129,10 +129,12 @@ def scene(kind: str) -> Iterator[Scene]:
             yield prepare(Scene(kind, project, env))
             return
         major = kind.partition("-")[2]
-        server = stack.enter_context(container_server(int(major)) if major else host_server())
+        if not server:
+            server = stack.enter_context(container_server(int(major)) if major else host_server())
         server.create("faults")
         env = server.environment("faults", REPOM_KEEP="50")
         yield prepare(Scene(kind, project, env, server))
+        server.clean()
 
 
 def argv_of(at: Scene, verb: str, goal: int) -> list[str]:

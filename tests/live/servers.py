@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,10 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from repom.settings import Settings
 from tests import requires
+from tests.live import engine
 
 PASSWORD = "s3cret canary 'pw'"
 FIDELITY = Path(__file__).with_name("fidelity.sql")
+#: The fixtures of all kinds of servers.
+SERVERS = ["postgres_host", "postgres_15", "postgres_17", "postgres_18"]
 
 
 def free_port() -> int:
@@ -51,27 +55,42 @@ class Server:
         host = {"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": str(self.port)}
         return {**common, **({} if self.container else host), **more}
 
+    @property
+    def login(self) -> dict[str, str]:
+        """libpq's variables for a client program on this host."""
+        login = {"PGPASSWORD": PASSWORD, "PGUSER": "postgres", "PGOPTIONS": ""}
+        return {**os.environ, **login, "PGHOST": "127.0.0.1", "PGPORT": str(self.port)}
+
+    def command(self, *argv: str) -> list[str]:
+        """The command line of a client program of the server's own version."""
+        if self.bin:
+            return [str(self.bin / argv[0]), *argv[1:]]
+        flags = ["-i", "-e", "PGUSER", "-e", "PGPASSWORD"]
+        return ["docker", "exec", *flags, self.container, *argv]
+
     def run(self, *argv: str, stdin: str | None = None, check: bool = True) -> str:
         """Run a client program as the superuser, without repom."""
-        env = {**os.environ, "PGPASSWORD": PASSWORD, "PGUSER": "postgres", "PGOPTIONS": ""}
-        if self.container:
-            flags = ["-i", "-e", "PGUSER=postgres", "-e", "PGPASSWORD"]
-            command = ["docker", "exec", *flags, self.container, *argv]
-        else:
-            assert self.bin
-            env |= {"PGHOST": "127.0.0.1", "PGPORT": str(self.port)}
-            command = [str(self.bin / argv[0]), *argv[1:]]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=env)
+        return self._run(self.command(*argv), stdin, check)
+
+    def _run(self, command: list[str], stdin: str | None, check: bool) -> str:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=self.login)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout
 
     def sql(self, script: str, database: str = "shop", check: bool = True) -> str:
+        """By the host's psql where there is one: `docker exec` takes six times as long."""
         argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", f"dbname='{quoted(database)}'"]
-        return self.run(*argv, "-f", "-", stdin=script, check=check).strip()
+        psql = requires.host_psql()
+        command = [psql, *argv[1:]] if psql else self.command(*argv)
+        return self._run([*command, "-f", "-"], script, check).strip()
 
-    def create(self, database: str = "shop") -> None:
-        self.sql(f"DROP DATABASE IF EXISTS {ident(database)} WITH (FORCE)", "postgres")
-        self.sql(f"CREATE DATABASE {ident(database)}", "postgres")
+    def create(self, database: str = "shop", script: str = "") -> None:
+        """A new database, in place of one of this name, filled by a script."""
+        name = ident(database)
+        again = f"DROP DATABASE IF EXISTS {name} WITH (FORCE); CREATE DATABASE {name};"
+        self.sql(again, "postgres")
+        if script:
+            self.sql(script, database)
 
     def dump(self, database: str = "shop", *flags: str) -> str:
         """All of a database as text, without what differs from one run to the next."""
@@ -80,6 +99,14 @@ class Server:
 
     def databases(self) -> set[str]:
         return set(self.sql("SELECT datname FROM pg_database", "postgres").splitlines())
+
+    def copies(self) -> set[str]:
+        """The databases that repom made."""
+        return {name for name in self.databases() if name.startswith("repom_")}
+
+    def clean(self) -> None:
+        """Drop the databases that repom made."""
+        self.sql(CLEAN, "postgres", check=False)
 
     def leftovers(self) -> list[str]:
         """What repom left in the server or the container that it should have removed. The
@@ -92,12 +119,25 @@ class Server:
         return found
 
     def _leftovers(self) -> list[str]:
-        found = [d for d in self.databases() if d.startswith("repom_scratch")]
-        query = "SELECT application_name FROM pg_stat_activity WHERE application_name ~ '^repom-'"
-        found += self.sql(query, "postgres").splitlines()
+        found = self.sql(LEFTOVERS, "postgres").splitlines()
         if self.container:
             found += self.run("sh", "-c", "ls /tmp | grep repom- || true").split()
         return found
+
+
+CLEAN = r"""\set ON_ERROR_STOP 0
+SET client_min_messages = error;
+SELECT format('ALTER DATABASE %I IS_TEMPLATE false', datname),
+       format('DROP DATABASE IF EXISTS %I WITH (FORCE)', datname)
+  FROM pg_database WHERE datname ~ '^repom_' \gexec
+"""
+LEFTOVERS = """SELECT datname FROM pg_database WHERE datname ~ '^repom_scratch'
+UNION ALL SELECT application_name FROM pg_stat_activity WHERE application_name ~ '^repom-'"""
+
+
+def settings_for(server: Server, project: Path, database: str = "shop", **more: str) -> Settings:
+    environment = server.environment(database, **more)
+    return Settings.load(environ=environment, cwd=project)
 
 
 def quoted(value: str) -> str:
@@ -116,24 +156,26 @@ def wait_until_ready(server: Server, seconds: float = 60) -> None:
             probe.settimeout(1)
             if probe.connect_ex(("127.0.0.1", server.port)) == 0:
                 probing = ["pg_isready", "-h", "127.0.0.1"]
-                if not server.container or "accepting" in server.run(*probing, check=False):
+                if server.bin or "accepting" in server.run(*probing, check=False):
                     return
         time.sleep(0.1)
     raise AssertionError(f"{server} did not start")
 
 
 @contextmanager
-def container_server(major: int, *flags: str, password: bool = False) -> Iterator[Server]:
+def container_server(
+    major: int, *flags: str, options: tuple[str, ...] = (), password: bool = False
+) -> Iterator[Server]:
     """:param flags: more of `docker run`.
+    :param options: of the server.
     :param password: local connections want it too, instead of being trusted."""
     requires.image(major)
     docker_flags = ["-e", "POSTGRES_INITDB_ARGS=--auth=scram-sha-256"] if password else []
-    docker_flags += flags
-    port, name = free_port(), f"repom_test_{major}_{secrets.token_hex(3)}"
+    port, name = free_port(), engine.unique()
     publish = ["-p", f"127.0.0.1:{port}:5432", "--shm-size", "256m"]
     secret = ["-e", f"POSTGRES_PASSWORD={PASSWORD}"]
-    command = ["docker", "run", "-d", "--name", name, *publish, *secret, *docker_flags]
-    subprocess.run([*command, f"postgres:{major}"], check=True, capture_output=True)
+    command = ["docker", "run", "-d", "--name", name, *publish, *secret, *docker_flags, *flags]
+    subprocess.run([*command, f"postgres:{major}", *options], check=True, capture_output=True)
     try:
         server = Server("container", major, port, name)
         wait_until_ready(server)
@@ -155,12 +197,14 @@ def host_server() -> Iterator[Server]:
     secret.write_text(PASSWORD)
     secret.chmod(0o644)
     data, port = folder / "data", free_port()
-    initdb = [str(bin / "initdb"), "-D", str(data), "-U", "postgres", f"--pwfile={secret}"]
+    initdb = [str(bin / "initdb"), "-N", "-D", str(data), "-U", "postgres", f"--pwfile={secret}"]
     subprocess.run([*as_user, *initdb, "-A", "scram-sha-256"], check=True, capture_output=True)
     options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
     pg_ctl = [*as_user, str(bin / "pg_ctl"), "-D", str(data)]
     log = folder / "log"
     start = [*pg_ctl, "-w", "-l", str(log), "-o", options, "start"]
+    stop = [*pg_ctl, "-m", "immediate", "stop"]
+    engine.at_exit(f"[ -d {data} ] && {{ {shlex.join(stop)}; rm -rf {folder}; }}")
     subprocess.run(start, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         major = int((data / "PG_VERSION").read_text())
@@ -168,7 +212,7 @@ def host_server() -> Iterator[Server]:
         prepare(server)
         yield server
     finally:
-        subprocess.run([*pg_ctl, "-m", "immediate", "stop"], capture_output=True)
+        subprocess.run(stop, capture_output=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,10 +1,9 @@
 """A user's first day, with the tasks and nothing else: a scratch project with a one-line
-`tasks.py` and a `.env`, and Chinook as its database."""
+`tasks.py` and a `.env`, and a database of music."""
 
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 import sqlite3
 import subprocess
@@ -17,18 +16,26 @@ from pathlib import Path
 import pytest
 
 from tests import requires
+from tests.live import engine
 from tests.live.cli import environment, invoke
 from tests.live.servers import Server, free_port
 
-THREE_TABLES = "DROP TABLE artist, album, track CASCADE"
-
-
-def chinook() -> str:
-    """Chinook's tables as a script for an existing database."""
-    source = requires.CHINOOK / "Chinook_PostgreSql.sql"
-    requires.chinook(source)
-    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-    return "".join(x for x in lines if not re.match(r"(DROP|CREATE) DATABASE|\\c ", x))
+#: For PostgreSQL and SQLite alike.
+NUMBERS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)"
+MUSIC = f"""
+CREATE TABLE artist (artist_id INTEGER PRIMARY KEY, name VARCHAR(120));
+CREATE TABLE album (album_id INTEGER PRIMARY KEY, title VARCHAR(160) NOT NULL,
+  artist_id INTEGER NOT NULL REFERENCES artist (artist_id));
+CREATE TABLE track (track_id INTEGER PRIMARY KEY, name VARCHAR(200) NOT NULL,
+  album_id INTEGER REFERENCES album (album_id), unit_price NUMERIC(10,2) NOT NULL);
+CREATE TABLE genre (genre_id INTEGER PRIMARY KEY, name VARCHAR(120));
+INSERT INTO artist {NUMBERS} SELECT i, 'Antônio ' || i FROM n WHERE i <= 200;
+INSERT INTO album {NUMBERS} SELECT i, 'D''accord ' || i, i % 200 + 1 FROM n WHERE i <= 399;
+INSERT INTO track {NUMBERS} SELECT i, 'Track ' || i, i % 399 + 1, 0.99 FROM n;
+INSERT INTO genre VALUES (1, 'Rock'), (2, 'Bossa Nova');
+CREATE INDEX track_album ON track (album_id);
+"""
+LOSS = "DROP TABLE track; DROP TABLE album; DROP TABLE artist;"
 
 
 def start(project: Path, **settings: str) -> None:
@@ -44,8 +51,8 @@ def start(project: Path, **settings: str) -> None:
 def container_project(request: pytest.FixtureRequest, project: Path) -> Iterator[Server]:
     """A project whose server `postgres.start` has made as a container."""
     requires.image(request.param)
-    name, port = f"repom_test_{secrets.token_hex(3)}", free_port()
-    login = {"POSTGRES_USER": "shop", "POSTGRES_PASSWORD": "pw-canary", "POSTGRES_DB": "chinook"}
+    name, port = engine.unique(), free_port()
+    login = {"POSTGRES_USER": "shop", "POSTGRES_PASSWORD": "pw-canary", "POSTGRES_DB": "music"}
     where = {"POSTGRES_PORT": str(port), "REPOM_CONTAINER": name}
     try:
         start(project, **login, **where, REPOM_IMAGE=f"postgres:{request.param}")
@@ -55,56 +62,43 @@ def container_project(request: pytest.FixtureRequest, project: Path) -> Iterator
         assert removed.status == 0, removed.err
 
 
-def psql(project: Path, server: Server, script: str) -> str:
-    return run(server, "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-f", "-", stdin=script)
+SCRIPT = ("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-")
 
 
 def run(server: Server, *argv: str, stdin: str = "") -> str:
-    inside = ["docker", "exec", "-i", "-e", "PGUSER=shop", "-e", "PGDATABASE=chinook"]
+    inside = ["docker", "exec", "-i", "-e", "PGUSER=shop", "-e", "PGDATABASE=music"]
     command = [*inside, server.container, *argv]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return re.sub(r"^\\(un)?restrict .*$", "", done.stdout, flags=re.M)
 
 
-@pytest.mark.parametrize("format", ["custom", "plain"])
-def test_a_project_with_a_container(container_project: Server, project: Path, format: str) -> None:
+def test_a_project_with_a_container(container_project: Server, project: Path) -> None:
     server = container_project
-    psql(project, server, chinook())
+    run(server, *SCRIPT, stdin=MUSIC)
     before = run(server, "pg_dump")
+    for format in ("custom", "plain"):
+        made = invoke(project, "db.backup", "--format", format)
+        assert made.status == 0, made.err
+        assert f"Using Docker container: {server.container}" in made.err
+        assert "Backup created: music_" in made.err
+        assert Path(made.out.strip()).is_file()
+        run(server, *SCRIPT, stdin=LOSS)
 
-    made = invoke(project, "db.backup", "--format", format)
-    assert made.status == 0, made.err
-    assert f"Using Docker container: {server.container}" in made.err
-    assert "Backup created: chinook_" in made.err
-    assert Path(made.out.strip()).is_file()
-    psql(project, server, THREE_TABLES)
-    assert run(server, "pg_dump") != before
-
-    restored = invoke(project, "db.restore", "--latest", "--yes")
-    assert restored.status == 0, restored.err
-    assert run(server, "pg_dump") == before
-
+        restored = invoke(project, "db.restore", "--latest", "--yes")
+        assert restored.status == 0, restored.err
+        assert run(server, "pg_dump") == before
     undone = invoke(project, "db.undo", "--yes")
     assert undone.status == 0, undone.err
     assert "CREATE TABLE public.track" not in run(server, "pg_dump")
 
-
-def test_stopping_the_container_shows_the_fallback(
-    container_project: Server, project: Path
-) -> None:
-    server = container_project
-    psql(project, server, chinook())
-    assert invoke(project, "db.backup").status == 0
     assert invoke(project, "postgres.stop").status == 0
-
     ended = invoke(project, "db.backup")
     warning = f"Container {server.container} is not running (exited), using host pg_dump"
     assert warning in ended.err
     assert ended.status == 3
     assert "localhost:" in ended.last
     assert "invoke postgres.start" in ended.last
-
     assert invoke(project, "postgres.start").status == 0
     assert invoke(project, "db.backup").status == 0
 
@@ -112,12 +106,10 @@ def test_stopping_the_container_shows_the_fallback(
 def test_the_fallback_that_reaches_another_server_deletes_and_replaces_nothing(
     postgres_17: Server, postgres_host: Server, project: Path
 ) -> None:
-    postgres_17.create("shop")
-    postgres_17.sql("CREATE TABLE a (a int)")
+    postgres_17.create("shop", "CREATE TABLE a (a int)")
     env = postgres_17.environment()
     assert invoke(project, "db.backup", env=env).status == 0
-    postgres_host.create("shop")
-    postgres_host.sql("CREATE TABLE b (b int)")
+    postgres_host.create("shop", "CREATE TABLE b (b int)")
     before = postgres_host.dump()
     away = {**postgres_host.environment(), "REPOM_CONTAINER": "repom_nobody", "REPOM_KEEP": "1"}
 
@@ -156,13 +148,12 @@ def local_project() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize("format", ["custom", "plain"])
-def test_a_project_with_a_local_cluster(local_project: Path, format: str) -> None:
+def test_a_project_with_a_local_cluster(local_project: Path) -> None:
     port = str(free_port())
-    login = {"POSTGRES_USER": "shop", "POSTGRES_PASSWORD": "pw-canary", "POSTGRES_DB": "chinook"}
+    login = {"POSTGRES_USER": "shop", "POSTGRES_PASSWORD": "pw-canary", "POSTGRES_DB": "music"}
     where = {"POSTGRES_PORT": port, "REPOM_CONTAINER": "repom_nobody", "REPOM_VIA": "host"}
     start(local_project, **login, **where)
-    libpq = {"PGUSER": "shop", "PGPASSWORD": "pw-canary", "PGDATABASE": "chinook"}
+    libpq = {"PGUSER": "shop", "PGPASSWORD": "pw-canary", "PGDATABASE": "music"}
     bin = requires.host_binaries()
 
     def program(*argv: str, stdin: str = "") -> str:
@@ -173,14 +164,15 @@ def test_a_project_with_a_local_cluster(local_project: Path, format: str) -> Non
         assert done.returncode == 0, done.stderr
         return re.sub(r"^\\(un)?restrict .*$", "", done.stdout, flags=re.M)
 
-    program("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", stdin=chinook())
+    program(*SCRIPT, stdin=MUSIC)
     before = program("pg_dump")
-    made = invoke(local_project, "db.backup", "--format", format)
-    assert made.status == 0, made.err
-    program("psql", "-Xqc", THREE_TABLES)
-    restored = invoke(local_project, "db.restore", "--latest", "--yes")
-    assert restored.status == 0, restored.err
-    assert program("pg_dump") == before
+    for format in ("custom", "plain"):
+        made = invoke(local_project, "db.backup", "--format", format)
+        assert made.status == 0, made.err
+        program(*SCRIPT, stdin=LOSS)
+        restored = invoke(local_project, "db.restore", "--latest", "--yes")
+        assert restored.status == 0, restored.err
+        assert program("pg_dump") == before
 
 
 WRITER = """
@@ -202,13 +194,11 @@ while True:
 """
 
 
-def test_the_sqlite_chinook_while_another_process_writes(project: Path) -> None:
-    source = requires.CHINOOK / "Chinook_Sqlite.sqlite"
-    requires.chinook(source)
-    path = project / "chinook.sqlite3"
-    shutil.copy(source, path)
-    path.chmod(0o600)
-    (project / ".env").write_text("DATABASE_URL=sqlite:///chinook.sqlite3\n")
+def test_a_project_with_sqlite_while_another_process_writes(project: Path) -> None:
+    path = project / "music.sqlite3"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(MUSIC)
+    (project / ".env").write_text("DATABASE_URL=sqlite:///music.sqlite3\n")
     before = tables(path)
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
@@ -219,7 +209,7 @@ def test_the_sqlite_chinook_while_another_process_writes(project: Path) -> None:
         made = invoke(project, "db.backup")
         assert made.status == 0, made.err
         with closing(sqlite3.connect(path, timeout=10)) as database, database:
-            database.executescript("DROP TABLE Artist; DROP TABLE Album; DROP TABLE Track")
+            database.executescript(LOSS)
         restored = invoke(project, "db.restore", "--latest", "--yes")
         assert restored.status == 0, restored.err
         assert writer.poll() is None, "the writer was broken by the restore"

@@ -4,45 +4,36 @@ that somebody else made."""
 from __future__ import annotations
 
 import errno
-import gzip
 import os
 import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from repom import dbops
-from repom.dbops import files, store
-from repom.dbops.archive import zstd
+from repom.dbops import files
+from repom.dbops.store import store
 from repom.errors import CommandFailed
 from repom.settings import Settings
 from tests.live.cli import invoke
-from tests.live.conftest import settings_for
-from tests.live.servers import Server, container_server, wait_until_ready
+from tests.live.servers import Server, settings_for, wait_until_ready
 
 FILL = "CREATE TABLE t AS SELECT n, md5(n::text) a FROM generate_series(1, 400000) n;"
 COUNT = "SELECT count(*), sum(n) FROM t"
 
 
-@pytest.fixture(scope="module")
-def fragile() -> Iterator[Server]:
-    with container_server(17) as server:
-        yield server
-
-
 @pytest.mark.parametrize("verb", ["backup", "restore"])
-@pytest.mark.parametrize("after", [0.3, 0.7, 1.1, 1.6])
+@pytest.mark.parametrize("after", [0.4, 0.9])
 def test_the_container_is_killed_under_it(
-    fragile: Server, project: Path, verb: str, after: float
+    postgres_fragile: Server, project: Path, verb: str, after: float
 ) -> None:
-    server = fragile
-    server.create("shop")
-    server.sql(FILL)
+    server = postgres_fragile
+    server.create("shop", FILL)
     before = server.sql(COUNT)
     env = server.environment()
     made = invoke(project, "db.backup", env=env)
@@ -66,15 +57,16 @@ def test_the_container_is_killed_under_it(
     assert server.leftovers() == []
 
 
-def test_a_reader_that_stalls_near_the_end_of_the_stream(fragile: Server, project: Path) -> None:
+def test_a_reader_that_stalls_near_the_end_of_the_stream(
+    postgres_fragile: Server, project: Path
+) -> None:
     """`docker exec` may lose the end and exit 0: then it is a failure, and else it is whole."""
-    server = fragile
-    server.create("shop")
-    server.sql("CREATE TABLE t AS SELECT n, md5(n::text) a FROM generate_series(1, 200000) n")
+    server = postgres_fragile
+    server.create("shop", FILL.replace("400000", "200000"))
     settings = settings_for(server, project)
     size = dbops.backup(settings).size
     lost = 0
-    for before_end in (400_000, 900_000, 1_300_000, 1_700_000):
+    for before_end in (400_000, 1_300_000):
         script = project / "stalling-docker"
         script.write_text(
             "#!/bin/sh\n"
@@ -85,14 +77,14 @@ def test_a_reader_that_stalls_near_the_end_of_the_stream(fragile: Server, projec
         script.chmod(0o755)
         known = {b.name for b in dbops.list_backups(settings)}
         try:
-            made = dbops.backup(settings.having(docker=str(script)))
+            made = dbops.backup(replace(settings, docker=str(script)))
         except CommandFailed as error:
             lost += 1
             assert "stream from the container ended" in error.message
             assert {b.name for b in dbops.list_backups(settings)} == known
         else:
             assert dbops.verify(made.name, settings).problems == ()
-    print(f"{lost} of 4 streams lost their end")
+    print(f"{lost} of 2 streams lost their end")
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
@@ -126,25 +118,6 @@ def test_a_disk_that_fails_late(
 def left_manifest(names: set[str]) -> str:
     """A manifest's own partial file may stay until the next run sweeps it."""
     return next((n for n in names if n.endswith(".json.partial")), "")
-
-
-@pytest.mark.parametrize("kind", ["sql", "sql.gz", "sql.zst", "dump", "clean.sql"])
-def test_a_dump_from_elsewhere_is_known_by_its_content(
-    fragile: Server, project: Path, kind: str
-) -> None:
-    server = fragile
-    server.create("shop")
-    server.sql("CREATE TABLE t AS SELECT n, md5(n::text) a FROM generate_series(1, 1000) n")
-    before = server.dump()
-    flags = {"dump": ["-Fc"], "clean.sql": ["--clean", "--if-exists"]}.get(kind, [])
-    argv = ["docker", "exec", server.container, "pg_dump", "-U", "postgres", *flags, "shop"]
-    raw = subprocess.run(argv, capture_output=True, check=True).stdout
-    packed = {"sql.gz": gzip.compress(raw), "sql.zst": zstd.compress(raw)}
-    (project / "a file").write_bytes(packed.get(kind, raw))
-    server.sql("DROP TABLE t; CREATE TABLE stranger ()")
-    ended = invoke(project, "db.restore", "--backup", "./a file", "--yes", env=server.environment())
-    assert ended.status == 0, ended.err
-    assert server.dump() == before
 
 
 def test_two_backups_in_one_second_are_two(project: Path) -> None:

@@ -21,14 +21,16 @@ from pathlib import Path
 import pytest
 
 from repom import dbops
-from repom.dbops import operations
-from repom.dbops.archive import zstd
-from repom.dbops.store import Backup, check
+from repom.dbops.archive.codecs import zstd
+from repom.dbops.store.backup import Backup
+from repom.dbops.store.manifest import check
+from repom.dbops.undo import undoable
 from tests import requires
 from tests.live import faults, inject
 from tests.live.cli import Ended, environment, invoke
 from tests.live.faults import Scene
 from tests.live.servers import Server, container_server
+from tests.shop import SHOP
 
 SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
 FAULTS = int(os.environ.get("REPOM_FAULTS", "11"))
@@ -53,11 +55,11 @@ def resized_scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def host_scene(postgres_host: Server, project: Path) -> Scene:
+def host_scene(postgres_host: Server) -> Iterator[Scene]:
     requires.strace()
-    postgres_host.create("faults")
-    env = postgres_host.environment("faults", REPOM_VIA="host")
-    return settled(faults.prepare(Scene("host", project, env, postgres_host)))
+    with faults.scene("host", postgres_host) as at:
+        at.env["REPOM_VIA"] = "host"
+        yield settled(at)
 
 
 def settled(at: Scene) -> Scene:
@@ -73,7 +75,7 @@ def settled(at: Scene) -> Scene:
 
 
 def proven(at: Scene) -> list[Backup]:
-    return [b for b in dbops.list_backups(at.settings) if b.counts]
+    return [b for b in dbops.list_backups(at.settings) if b.is_verified]
 
 
 def task_of(at: Scene, verb: str, goal: int) -> list[str]:
@@ -106,12 +108,12 @@ def test_a_restore_that_fails_once_it_is_committed_keeps_the_old_data(
     before = at.generation()
     rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)"
     at.execute(f"PRAGMA journal_mode = {mode}; CREATE TABLE more AS {rows} SELECT i FROM n;")
-    undoable = operations.undoable(at.settings)
+    known = undoable(at.settings)
     task = task_of(at, "restore", 3 - before)
     ended, lines = inject.traced(at.project, at.env, task, f"{call}:error=ENOSPC:when=1+")
     assert any(inject.is_ours(at.project, hit) for hit in inject.hits(lines)), "nothing failed"
     if at.generation() == before:
-        assert operations.undoable(at.settings) == undoable, "nothing was replaced"
+        assert undoable(at.settings) == known, "nothing was replaced"
     else:
         assert before in kept(at), f"the old data are gone; {ended.err}"
 
@@ -156,7 +158,7 @@ def judged(at: Scene, verb: str, fault: str) -> bool:
 
 def kept(at: Scene) -> set[int]:
     """The generations that `db.undo` could bring back."""
-    return {at.generation(k.name) for k in operations.undoable(at.settings)}
+    return {at.generation(k.name) for k in undoable(at.settings)}
 
 
 def follow_up(at: Scene, said: str) -> None:
@@ -227,7 +229,7 @@ def measured(project: Path, *task: str, env: dict[str, str]) -> tuple[Ended, int
 def refused(ended: Ended, megabytes: int) -> None:
     assert ended.status in (1, 5), ended.err  # full, or seen to be too small before
     assert len(ended.err.strip().splitlines()) == 1, ended.err
-    assert re.search("is full|No space left|bytes free", ended.err), ended.err
+    assert re.search("is full|No space left| free, and ", ended.err), ended.err
     assert ended.out == ""
     assert megabytes < 100
 
@@ -267,8 +269,8 @@ def test_an_archive_that_is_larger_as_a_script_than_the_folder_of_temporary_file
     postgres_host: Server, project: Path, disk: Path
 ) -> None:
     server = postgres_host
-    server.create("shop")
-    server.sql("CREATE TABLE t AS SELECT repeat('x', 1000) a FROM generate_series(1, 80000) n")
+    rows = "SELECT repeat('x', 1000) a FROM generate_series(1, 80000) n"
+    server.create("shop", f"CREATE TABLE t AS {rows}")
     env = server.environment(REPOM_VIA="host")
     assert invoke(project, "db.backup", env=env).status == 0
     server.sql("DELETE FROM t WHERE ctid <> '(0,1)'")
@@ -308,6 +310,5 @@ def roomless() -> Iterator[Server]:
         server.run("install", "-d", "-o", "postgres", "/small/tables")
         server.sql("CREATE TABLESPACE small LOCATION '/small/tables'", "postgres")
         server.sql("ALTER ROLE postgres SET default_tablespace = 'small'", "postgres")
-        server.create("shop")
-        server.sql("CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n")
+        server.create("shop", SHOP)
         yield server

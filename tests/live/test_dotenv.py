@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from repom.credentials import append
-from repom.dotenv import read_dotenv
 from repom.errors import SettingsError
+from repom.server.credentials import append
+from repom.settings.dotenv import read_dotenv
 from tests import requires
-from tests.test_dotenv import DOTENV, ENVIRON, REFUSED
+from tests.settings.test_dotenv import DOTENV, ENVIRON, REFUSED
 
 #: What Compose takes and repom does not, since people mean something else.
 STRICTER = {

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -19,39 +16,9 @@ import pytest
 from repom import dbops
 from repom.errors import CommandFailed, Refused, Unreachable
 from repom.settings import Settings
-from tests.live.cli import environment, invoke
-from tests.live.conftest import settings_for
-from tests.live.servers import Server, container_server, ident
-
-SHOP = "CREATE TABLE item AS SELECT n, 'item ' || n AS name FROM generate_series(1, 50) n;"
-
-
-@pytest.fixture
-def shop(server: Server) -> Iterator[Server]:
-    server.create("shop")
-    server.sql(SHOP)
-    yield server
-    clean(server)
-
-
-@pytest.fixture
-def shop_17(postgres_17: Server) -> Iterator[Server]:
-    postgres_17.create("shop")
-    postgres_17.sql(SHOP)
-    yield postgres_17
-    clean(postgres_17)
-
-
-def clean(server: Server) -> None:
-    for name in server.databases():
-        if name.startswith("repom_"):
-            server.sql(f"ALTER DATABASE {name} IS_TEMPLATE false", "postgres")
-            server.sql(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
-
-
-def copies(server: Server) -> set[str]:
-    return {name for name in server.databases() if name.startswith("repom_")}
-
+from tests.live.cli import invoke, started
+from tests.live.servers import Server, ident, settings_for
+from tests.shop import COUNT, ITEMS, SHOP, opened
 
 # -- files without a manifest -------------------------------------------------------------
 
@@ -68,31 +35,18 @@ def test_a_colleagues_file_makes_a_database_that_is_not_there(
     shop: Server, project: Path, name: str
 ) -> None:
     before = shop.dump()
-    path = project / name
-    with path.open("wb") as file:
-        file.write(raw_dump(shop, *DUMPS[name]))
+    (project / name).write_bytes(raw_dump(shop, *DUMPS[name]))
     shop.sql("DROP DATABASE shop", "postgres")
-    dbops.restore(str(path), settings_for(shop, project))
+    dbops.restore(name, settings_for(shop, project))
     assert shop.dump() == before
-    dbops.restore(str(path), settings_for(shop, project), into="shop_too")
+    dbops.restore(name, settings_for(shop, project), into="shop_too")
     assert shop.dump("shop_too") == before
     shop.sql("DROP DATABASE shop_too", "postgres")
 
 
 def raw_dump(server: Server, *flags: str) -> bytes:
-    argv = ["pg_dump", *flags, "-d", "dbname=shop"]
-    env = {
-        **os.environ,
-        "PGUSER": "postgres",
-        "PGPASSWORD": server.environment()["POSTGRES_PASSWORD"],
-    }
-    if server.container:
-        argv = ["docker", "exec", "-e", "PGUSER", "-e", "PGPASSWORD", server.container, *argv]
-    else:
-        assert server.bin
-        argv = [str(server.bin / "pg_dump"), *argv[1:]]
-        env |= {"PGHOST": "127.0.0.1", "PGPORT": str(server.port)}
-    return subprocess.run(argv, env=env, check=True, capture_output=True).stdout
+    command = server.command("pg_dump", *flags, "-d", "dbname=shop")
+    return subprocess.run(command, env=server.login, check=True, capture_output=True).stdout
 
 
 def test_an_icu_database_is_made_like_the_old_one(postgres_17: Server, project: Path) -> None:
@@ -112,13 +66,13 @@ def test_an_icu_database_is_made_like_the_old_one(postgres_17: Server, project: 
 # -- tables that come and go --------------------------------------------------------------
 
 
-def test_tables_that_come_and_go_during_a_backup(shop_17: Server, project: Path) -> None:
-    settings, ended = settings_for(shop_17, project), threading.Event()
+def test_tables_that_come_and_go_during_a_backup(shop: Server, project: Path) -> None:
+    settings, ended = settings_for(shop, project), threading.Event()
     loop = "CREATE TABLE passing (a int); SELECT pg_sleep(0.05); DROP TABLE passing;" * 20
 
     def churn() -> None:
         while not ended.is_set():
-            shop_17.sql(loop, check=False)
+            shop.sql(loop, check=False)
 
     thread = threading.Thread(target=churn)
     thread.start()
@@ -134,27 +88,27 @@ def test_tables_that_come_and_go_during_a_backup(shop_17: Server, project: Path)
         thread.join()
     for backup in made:
         dbops.restore(backup, settings)
-        assert shop_17.sql("SELECT count(*) FROM item") == "50"
+        assert shop.sql(COUNT) == str(ITEMS)
 
 
 # -- databases that cannot be dropped -----------------------------------------------------
 
 
 def test_a_drop_that_was_cut_short_is_finished_and_never_put_back(
-    shop_17: Server, project: Path
+    shop: Server, project: Path
 ) -> None:
-    settings = settings_for(shop_17, project)
+    settings = settings_for(shop, project)
     made = dbops.backup(settings)
     dbops.restore(made, settings)
-    (kept,) = copies(shop_17)
+    (kept,) = shop.copies()
     # What a server leaves that dies during DROP DATABASE.
     cut = f"UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{kept}'"
-    shop_17.sql(cut, "postgres")
-    ended = invoke(project, "db.undo", "--yes", env=shop_17.environment())
+    shop.sql(cut, "postgres")
+    ended = invoke(project, "db.undo", "--yes", env=shop.environment())
     assert ended.status == 4, ended.err
-    assert shop_17.sql("SELECT count(*) FROM item") == "50"
+    assert shop.sql(COUNT) == str(ITEMS)
     dbops.restore(made, settings)
-    assert kept not in shop_17.databases()
+    assert kept not in shop.databases()
 
 
 BLOCKERS = {
@@ -166,40 +120,31 @@ BLOCKERS = {
 
 @pytest.mark.parametrize("sql", BLOCKERS.values(), ids=list(BLOCKERS))
 def test_what_keeps_a_database_from_being_dropped_leaves_no_copy(
-    shop_17: Server, project: Path, sql: str
+    shop: Server, project: Path, sql: str
 ) -> None:
-    shop_17.sql(sql)
-    settings = settings_for(shop_17, project)
+    shop.sql(sql)
+    settings = settings_for(shop, project)
     try:
         made = dbops.backup(settings)
         assert dbops.verify(made, settings, drill=True).problems == ()
-        assert copies(shop_17) == set()
+        assert shop.copies() == set()
         for _ in range(3):
             dbops.restore(made, settings)
         query = "SELECT datistemplate FROM pg_database WHERE datname = 'shop'"
-        assert shop_17.sql(query, "postgres") == ("t" if "TEMPLATE" in sql else "f")
-        assert shop_17.leftovers() == []
-        for _ in range(40):
-            if len(copies(shop_17)) == 1:
-                break
-            time.sleep(0.1)
-        assert len(copies(shop_17)) == 1
+        assert shop.sql(query, "postgres") == ("t" if "TEMPLATE" in sql else "f")
+        assert shop.leftovers() == []
+        wait_for(lambda: len(shop.copies()) == 1, 4)
     finally:
-        shop_17.sql("ALTER DATABASE shop IS_TEMPLATE false", "postgres")
-        for name in [*copies(shop_17), "shop"]:
+        shop.sql("ALTER DATABASE shop IS_TEMPLATE false", "postgres")
+        for name in [*shop.copies(), "shop"]:
             detach = "ALTER SUBSCRIPTION sub DISABLE; ALTER SUBSCRIPTION sub SET (slot_name=NONE);"
-            shop_17.sql(f"{detach} DROP SUBSCRIPTION sub", name, check=False)
+            shop.sql(f"{detach} DROP SUBSCRIPTION sub", name, check=False)
 
 
-def test_a_replication_slot_is_not_lost_with_the_replaced_database(project: Path) -> None:
-    with container_server(18) as server:
-        server.sql("ALTER SYSTEM SET wal_level = logical", "postgres")
-        subprocess.run(["docker", "restart", server.container], check=True, capture_output=True)
-        from tests.live.servers import wait_until_ready
-
-        wait_until_ready(server)
-        server.create("shop")
-        server.sql(SHOP)
+def test_a_replication_slot_is_not_lost_with_the_replaced_database(
+    postgres_logical: Server, project: Path
+) -> None:
+    with opened(postgres_logical) as server:
         server.sql("SELECT pg_create_logical_replication_slot('feed', 'pgoutput')")
         settings = settings_for(server, project)
         made = dbops.backup(settings)
@@ -207,34 +152,11 @@ def test_a_replication_slot_is_not_lost_with_the_replaced_database(project: Path
             dbops.restore(made, settings)
         query = "SELECT database FROM pg_replication_slots WHERE slot_name = 'feed'"
         assert server.sql(query, "postgres") == "shop"
-        assert copies(server) == set()
+        assert server.copies() == set()
+        server.sql("SELECT pg_drop_replication_slot('feed')")
 
 
 # -- loads --------------------------------------------------------------------------------
-
-UNORDERED = """CREATE TABLE pp (a int) PARTITION BY LIST (a);
-CREATE TABLE pp1 (a int); INSERT INTO pp1 SELECT NULL FROM generate_series(1, 300);
-ALTER TABLE pp1 ADD CONSTRAINT nn1 NOT NULL a NOT VALID;
-ALTER TABLE pp ADD CONSTRAINT nn NOT NULL a NOT VALID;
-ALTER TABLE pp ATTACH PARTITION pp1 FOR VALUES IN (NULL, 5);
-CREATE TABLE pp2 (a int); INSERT INTO pp2 VALUES (NULL), (4);
-ALTER TABLE pp2 ADD CONSTRAINT nn2 NOT NULL a NOT VALID;
-"""
-
-
-def test_a_parallel_load_that_fails_is_made_again_with_one_worker(
-    postgres_18: Server, project: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    postgres_18.create("shop")
-    postgres_18.sql(UNORDERED)
-    settings = settings_for(postgres_18, project, REPOM_JOBS="4")
-    before = postgres_18.dump()
-    made = dbops.backup(settings)
-    assert dbops.verify(made, settings, drill=True).problems == ()
-    dbops.restore(made, settings)
-    assert postgres_18.dump() == before
-    assert postgres_18.leftovers() == []
-
 
 PARTS = """CREATE TABLE parts (day int, x text) PARTITION BY RANGE (day);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (50);
@@ -252,7 +174,11 @@ STATISTICS = """SELECT string_agg(DISTINCT tablename, ' ' ORDER BY tablename) FR
   WHERE schemaname = 'public'"""
 
 
-@pytest.mark.parametrize("rows", [3000, 220_000], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("server", "rows"),
+    [("postgres_host", 3000), ("postgres_17", 220_000), ("postgres_18", 3000)],
+    indirect=["server"],
+)
 def test_a_plain_owner_gets_statistics_for_every_table(
     server: Server, project: Path, rows: int
 ) -> None:
@@ -270,40 +196,22 @@ def test_a_plain_owner_gets_statistics_for_every_table(
         assert server.sql(STATISTICS, "owned") == before
         assert server.sql("SELECT count(*) FROM pg_stats_ext", "owned") == "1"
     server.sql("DROP DATABASE owned WITH (FORCE)", "postgres")
-    for name in copies(server):
-        server.sql(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+    server.clean()
     server.sql("DROP ROLE part_owner", "postgres")
 
 
 def test_an_archive_with_statistics_goes_into_an_older_server(
-    postgres_18: Server, shop_17: Server, project: Path
+    postgres_18: Server, shop: Server, project: Path
 ) -> None:
     postgres_18.create("shop")
     postgres_18.sql(SHOP + "ANALYZE;")
     made = dbops.backup(settings_for(postgres_18, project))
-    shop_17.sql("DROP TABLE item")
+    shop.sql("DROP TABLE item")
     (project / "older").mkdir()
     (project / "older" / "tasks.py").write_text("")
-    dbops.restore(str(made.path), settings_for(shop_17, project / "older"))
-    assert shop_17.sql("SELECT count(*) FROM item") == "50"
-    assert shop_17.sql(STATISTICS) == "item"
-
-
-def test_thousands_of_tables_in_a_plain_backup(shop_17: Server, project: Path) -> None:
-    many(shop_17, 3000)
-    settings = settings_for(shop_17, project)
-    made = dbops.backup(settings, format="plain")
-    dbops.restore(made, settings, into="shop_many")
-    query = "SELECT count(*) FROM pg_class WHERE relname LIKE 'many_%' AND relkind = 'r'"
-    assert shop_17.sql(query, "shop_many") == "3000"
-    shop_17.sql("DROP DATABASE shop_many", "postgres")
-    with pytest.raises(Refused, match="locks at once"):
-        dbops.restore(made, settings, in_place=True)
-    assert shop_17.sql(query) == "3000"
-
-
-def many(server: Server, count: int) -> None:
-    server.sql("".join(f"CREATE TABLE many_{n} (a int PRIMARY KEY);\n" for n in range(count)))
+    dbops.restore(str(made.path), settings_for(shop, project / "older"))
+    assert shop.sql(COUNT) == str(ITEMS)
+    assert shop.sql(STATISTICS) == "item"
 
 
 LOOSE = """ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO repom_reader;
@@ -321,61 +229,54 @@ SELECT lo_create(0) FROM generate_series(1, 5);
 """
 
 
-def test_a_restore_in_place_leaves_nothing_of_what_was_there(
-    shop_17: Server, project: Path
-) -> None:
-    settings = settings_for(shop_17, project)
+def test_a_restore_in_place_leaves_nothing_of_what_was_there(shop: Server, project: Path) -> None:
+    settings = settings_for(shop, project)
     empty = dbops.backup(settings)
-    before = shop_17.dump()
-    shop_17.sql(LOOSE)
-    full, with_all = dbops.backup(settings), shop_17.dump()
+    before = shop.dump()
+    shop.sql(LOOSE)
+    full, with_all = dbops.backup(settings), shop.dump()
     dbops.restore(empty, settings, in_place=True)
-    assert shop_17.dump() == before
+    assert shop.dump() == before
     dbops.restore(full, settings, in_place=True)
-    assert shop_17.dump() == with_all
+    assert shop.dump() == with_all
     dbops.restore(full, settings, in_place=True)
-    assert shop_17.dump() == with_all
+    assert shop.dump() == with_all
 
 
 def test_too_many_large_objects_for_one_transaction_are_refused(
-    shop_17: Server, project: Path
+    shop: Server, project: Path
 ) -> None:
-    settings = settings_for(shop_17, project)
+    settings = settings_for(shop, project)
     made = dbops.backup(settings)
-    shop_17.sql("SELECT count(lo_create(0)) FROM generate_series(1, 20000)")
+    shop.sql("SELECT count(lo_create(0)) FROM generate_series(1, 20000)")
     with pytest.raises(Refused, match="locks at once"):
         dbops.restore(made, settings, in_place=True)
-    assert shop_17.sql("SELECT count(*) FROM item") == "50"
+    assert shop.sql(COUNT) == str(ITEMS)
     dbops.restore(made, settings)
 
 
-def test_a_kill_during_a_restore_in_place_leaves_no_file(shop_17: Server, project: Path) -> None:
-    settings = settings_for(shop_17, project)
+def test_a_kill_during_a_restore_in_place_leaves_no_file(shop: Server, project: Path) -> None:
+    settings = settings_for(shop, project)
     made = dbops.backup(settings)
     folder = project / "tmp"
     folder.mkdir()
-    argv = [sys.executable, "-m", "invoke", "db.restore", "--yes", "--in-place"]
-    with locked(shop_17, "item"):
-        process = subprocess.Popen(
-            [*argv, "--backup", made.name],
-            cwd=project,
-            env=environment(**shop_17.environment(), TMPDIR=str(folder)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+    with locked(shop, "item"):
+        process = started(
+            *(project, "db.restore", "--yes", "--in-place", "--backup", made.name),
+            env=shop.environment(TMPDIR=str(folder)),
         )
         query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        wait_for(lambda: shop_17.sql(query, "postgres") != "0")
+        wait_for(lambda: shop.sql(query, "postgres") != "0")
         process.kill()
         process.wait()
     assert [p.name for p in folder.iterdir() if p.is_file()] == []
-    assert shop_17.sql("SELECT count(*) FROM item") == "50"
+    assert shop.sql(COUNT) == str(ITEMS)
 
 
-def wait_for(condition: object, seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if condition():  # type: ignore[operator]
+        if condition():
             return
         time.sleep(0.05)
     raise AssertionError("it did not come to pass")
@@ -406,11 +307,11 @@ def locked(server: Server, table: str, database: str = "shop") -> Iterator[None]
 # -- waiting ------------------------------------------------------------------------------
 
 
-def test_a_locked_table_of_alembic_holds_nobody_up(shop_17: Server, project: Path) -> None:
-    shop_17.sql("CREATE TABLE alembic_version (version_num text)")
-    with locked(shop_17, "alembic_version"):
+def test_a_locked_table_of_alembic_holds_nobody_up(shop: Server, project: Path) -> None:
+    shop.sql("CREATE TABLE alembic_version (version_num text)")
+    with locked(shop, "alembic_version"):
         started = time.monotonic()
-        ended = invoke(project, "db.list", env=shop_17.environment())
+        ended = invoke(project, "db.list", env=shop.environment())
         assert ended.status == 0
         assert time.monotonic() - started < 10
 
@@ -433,14 +334,7 @@ def test_a_signal_ends_a_run_whose_server_is_silent(project: Path, signum: int) 
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         port = silent.getsockname()[1]
         env = {"DATABASE_URL": f"postgresql://a:b@127.0.0.1:{port}/x", "REPOM_VIA": "host"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "invoke", "db.backup"],
-            cwd=project,
-            env=environment(**env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = started(project, "db.backup", env=env)
         time.sleep(2)
         process.send_signal(signum)
         assert process.wait(5) == 128 + signum
@@ -466,15 +360,15 @@ def test_a_role_whose_name_has_the_encoding_of_its_database(
     dbops.restore(dbops.backup(settings), settings)
     assert server.dump("latin", "--encoding=UTF8") == before
     server.sql("DROP DATABASE latin WITH (FORCE)", "postgres")
-    clean(server)
+    server.clean()
     server.sql('SET client_encoding = "UTF8"; DROP ROLE "größe"', "postgres")
 
 
-def test_a_plain_restore_says_to_whom_all_will_belong(shop_17: Server, project: Path) -> None:
+def test_a_plain_restore_says_to_whom_all_will_belong(shop: Server, project: Path) -> None:
     make = "CREATE ROLE app LOGIN; EXCEPTION WHEN duplicate_object THEN NULL;"
-    shop_17.sql(f"DO $$ BEGIN {make} END $$")
-    shop_17.sql("ALTER DATABASE shop OWNER TO app; ALTER TABLE item OWNER TO app")
-    env = shop_17.environment()
+    shop.sql(f"DO $$ BEGIN {make} END $$")
+    shop.sql("ALTER DATABASE shop OWNER TO app; ALTER TABLE item OWNER TO app")
+    env = shop.environment()
     assert invoke(project, "db.backup", "--format", "plain", env=env).status == 0
     ended = invoke(project, "db.restore", "--latest", "--yes", env=env)
     assert ended.status == 0, ended.err
@@ -482,13 +376,13 @@ def test_a_plain_restore_says_to_whom_all_will_belong(shop_17: Server, project: 
     assert "postgres" in ended.err
 
 
-def test_a_table_that_this_user_may_not_read_is_named(shop_17: Server, project: Path) -> None:
-    secret = shop_17.environment()["POSTGRES_PASSWORD"].replace("'", "''")
-    shop_17.sql(
+def test_a_table_that_this_user_may_not_read_is_named(shop: Server, project: Path) -> None:
+    secret = shop.environment()["POSTGRES_PASSWORD"].replace("'", "''")
+    shop.sql(
         "DO $$ BEGIN CREATE ROLE reader LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
         f"ALTER ROLE reader PASSWORD '{secret}'"
     )
-    env = shop_17.environment(POSTGRES_USER="reader")
+    env = shop.environment(POSTGRES_USER="reader")
     ended = invoke(project, "db.backup", env=env)
     assert ended.status == 1, ended.err
     assert "permission denied for table item" in ended.last
@@ -497,66 +391,46 @@ def test_a_table_that_this_user_may_not_read_is_named(shop_17: Server, project: 
 # -- a tar that is cut short, and programs that would outlive an interrupt ------------------
 
 
-def test_a_tar_that_is_cut_short_is_damaged(shop_17: Server, project: Path) -> None:
-    shop_17.sql("CREATE TABLE long AS SELECT md5(n::text) FROM generate_series(1, 3000) n")
-    whole = raw_dump(shop_17, "-Ft")
+def test_a_tar_that_is_cut_short_is_damaged(shop: Server, project: Path) -> None:
+    shop.sql("CREATE TABLE long AS SELECT md5(n::text) FROM generate_series(1, 3000) n")
+    whole = raw_dump(shop, "-Ft")
     for length in (len(whole) // 2, len(whole) - 20_000):
         (project / "cut.tar").write_bytes(whole[:length])
         for task in ("db.verify", "db.restore"):
             more = ["--into", "other"] if task == "db.restore" else []
-            ended = invoke(project, task, "--backup", "./cut.tar", *more, env=shop_17.environment())
+            ended = invoke(project, task, "--backup", "./cut.tar", *more, env=shop.environment())
             assert ended.status == 6, ended.err
     (project / "whole.tar").write_bytes(whole)
-    dbops.restore(str(project / "whole.tar"), settings_for(shop_17, project))
-    assert shop_17.sql("SELECT count(*) FROM long") == "3000"
+    dbops.restore(str(project / "whole.tar"), settings_for(shop, project))
+    assert shop.sql("SELECT count(*) FROM long") == "3000"
 
 
-def test_an_interrupt_leaves_no_program_in_the_container(shop_17: Server, project: Path) -> None:
+def test_an_interrupt_leaves_no_program_in_the_container(shop: Server, project: Path) -> None:
     """pg_restore that only reads a file has no session in the server."""
-    shop_17.sql("CREATE TABLE long AS SELECT n, md5(n::text) FROM generate_series(1, 600000) n")
-    settings = settings_for(shop_17, project)
+    shop.sql("CREATE TABLE long AS SELECT n, md5(n::text) FROM generate_series(1, 600000) n")
+    settings = settings_for(shop, project)
     made = dbops.backup(settings)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "invoke", "db.verify", "--backup", made.name],
-        cwd=project,
-        env=environment(**shop_17.environment()),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = started(project, "db.verify", "--backup", made.name, env=shop.environment())
     look = ["sh", "-c", "grep -ls 'pg_restor[e]' /proc/[0-9]*/cmdline || true"]
-    wait_for(lambda: shop_17.run(*look) != "")
+    wait_for(lambda: shop.run(*look) != "")
     process.send_signal(signal.SIGINT)
     assert process.wait(10) in (0, 130)
-    wait_for(lambda: shop_17.run(*look) == "", 5)
-    assert shop_17.leftovers() == []
+    wait_for(lambda: shop.run(*look) == "", 5)
+    assert shop.leftovers() == []
 
 
 # -- two at once --------------------------------------------------------------------------
 
 
-def test_two_checkouts_do_not_restore_at_once(shop: Server, project: Path) -> None:
-    settings = settings_for(shop, project)
-    made = dbops.backup(settings)
+def test_two_checkouts_do_not_restore_at_once(any_shop: Server, project: Path) -> None:
+    shop, settings = any_shop, settings_for(any_shop, project)
     other = project / "other"
     other.mkdir()
     (other / "tasks.py").write_text("from repom.tasks import ns\n")
-    big = "CREATE TABLE big AS SELECT n, md5(n::text) FROM generate_series(1, 200000) n"
-    shop.sql(big)
-    large = dbops.backup(settings)
-    argv = [sys.executable, "-m", "invoke", "db.restore", "--yes", "--backup"]
-    runs = [
-        subprocess.Popen(
-            [*argv, str(path)],
-            cwd=cwd,
-            env=environment(**shop.environment()),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for cwd, path in ((project, large.path), (other, large.path))
-    ]
+    shop.sql("CREATE TABLE big AS SELECT n, md5(n::text) FROM generate_series(1, 200000) n")
+    path, env = str(dbops.backup(settings).path), shop.environment()
+    task = ("db.restore", "--yes", "--backup", path)
+    runs = [started(cwd, *task, env=env, stderr=subprocess.PIPE) for cwd in (project, other)]
     said = [run.communicate(timeout=120)[1] for run in runs]
     assert sorted(run.returncode for run in runs) == [0, 5], said
     refused = said[0] if runs[0].returncode else said[1]
@@ -564,25 +438,16 @@ def test_two_checkouts_do_not_restore_at_once(shop: Server, project: Path) -> No
     shop.sql("DROP TABLE big")
     dbops.undo(settings)
     assert shop.sql("SELECT count(*) FROM big") == "200000"
-    assert made.counts
 
 
-def test_a_lock_goes_with_a_killed_run(shop: Server, project: Path) -> None:
-    settings = settings_for(shop, project)
+def test_a_lock_goes_with_a_killed_run(any_shop: Server, project: Path) -> None:
+    shop, settings = any_shop, settings_for(any_shop, project)
     made = dbops.backup(settings)
-    argv = [sys.executable, "-m", "invoke", "db.restore", "--yes", "--backup", made.name]
-    process = subprocess.Popen(
-        argv,
-        cwd=project,
-        env=environment(**shop.environment()),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    task = ("db.restore", "--yes", "--backup", made.name)
+    process = started(project, *task, env=shop.environment())
     locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
     wait_for(lambda: shop.sql(locks, "postgres") != "0")
     process.kill()
     process.wait()
     wait_for(lambda: shop.sql(locks, "postgres") == "0")
-    dbops.restore(made, settings)
-    assert json.dumps(sorted(copies(shop)))
+    assert dbops.restore(made, settings).replaced

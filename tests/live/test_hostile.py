@@ -11,8 +11,8 @@ import pytest
 
 from repom import dbops
 from repom.errors import NotFound, RepomError
-from tests.live.conftest import settings_for
-from tests.live.servers import Server
+from tests.live.servers import Server, settings_for
+from tests.shop import COUNT, ITEMS
 
 #: Gives mallory what she wants when a superuser runs it; else does nothing.
 TRAP = """DO $$ BEGIN
@@ -207,39 +207,37 @@ NOTES = {
 }
 
 
-@pytest.mark.parametrize("comment", NOTES.values(), ids=list(NOTES))
-def test_another_roles_database_is_no_undo_copy(
-    postgres_17: Server, project: Path, comment: str
-) -> None:
-    server = postgres_17
-    for name in {"shop", *(d for d in server.databases() if d.startswith("repom_undo"))}:
-        server.sql(f"DROP DATABASE IF EXISTS {name}", "postgres")
-    server.create("shop")
-    server.sql("CREATE TABLE item AS SELECT 1 AS n")
-    server.sql(
-        "DO $$ BEGIN CREATE ROLE mallory LOGIN CREATEDB; EXCEPTION WHEN duplicate_object"
-        " THEN NULL; END $$",
+def test_another_roles_database_is_no_undo_copy(shop: Server, project: Path) -> None:
+    shop.sql(
+        """DROP DATABASE IF EXISTS repom_undo_deadbeef;
+        DROP ROLE IF EXISTS mallory;
+        CREATE ROLE mallory LOGIN CREATEDB;
+        CREATE DATABASE repom_undo_deadbeef OWNER mallory;""",
         "postgres",
     )
-    server.sql("CREATE DATABASE repom_undo_deadbeef OWNER mallory", "postgres")
-    text = comment.replace("'", "''")
-    server.sql(f"SET ROLE mallory; COMMENT ON DATABASE repom_undo_deadbeef IS '{text}'", "postgres")
-    settings = settings_for(server, project)
+    settings = settings_for(shop, project)
     try:
-        with pytest.raises(NotFound):
-            dbops.undo(settings)
+        for comment in NOTES.values():
+            text = comment.replace("'", "''")
+            note = f"COMMENT ON DATABASE repom_undo_deadbeef IS '{text}'"
+            shop.sql(f"SET ROLE mallory; {note}", "postgres")
+            with pytest.raises(NotFound):
+                dbops.undo(settings)
+        shop.sql(note.replace(text, NOTES["as repom writes it"]), "postgres")
         made = dbops.backup(settings)
-        server.sql("DROP TABLE item")
+        shop.sql("DROP TABLE item")
         dbops.restore(made, settings)
         dbops.restore(made, settings)  # pushes its own undo copy out, and not hers
-        assert "repom_undo_deadbeef" in server.databases()
+        assert "repom_undo_deadbeef" in shop.databases()
         dbops.undo(settings)
-        assert server.sql("SELECT count(*) FROM item") == "1"
+        assert shop.sql(COUNT) == str(ITEMS)
     finally:
-        server.sql("DROP DATABASE IF EXISTS repom_undo_deadbeef", "postgres")
+        shop.sql("DROP DATABASE IF EXISTS repom_undo_deadbeef", "postgres")
+        shop.sql("DROP ROLE mallory", "postgres")
 
 
-def test_a_fact_that_cannot_be_had_is_a_fact_less(server: Server, project: Path) -> None:
+def test_a_fact_that_cannot_be_had_is_a_fact_less(any_shop: Server, project: Path) -> None:
+    server = any_shop
     settings = settings_for(server, project)
     for sql in (
         "CREATE TABLE alembic_version (version_num varchar(32) NOT NULL)",
@@ -249,11 +247,10 @@ def test_a_fact_that_cannot_be_had_is_a_fact_less(server: Server, project: Path)
         "CREATE SCHEMA a; CREATE TABLE a.alembic_version (version_num text);"
         " INSERT INTO a.alembic_version VALUES ('a1b2'), (E'two\\nlines')",
     ):
-        server.create("shop")
-        server.sql(f"CREATE TABLE item (n int); {sql}")
+        server.create("shop", f"CREATE TABLE item (n int); {sql}")
         made = dbops.backup(settings)
         expected = "a1b2,two\\nlines" if "a1b2" in sql else None
-        assert made.facts["migration"] == expected
+        assert made.facts.migration == expected
         dbops.restore(made, settings)
 
 

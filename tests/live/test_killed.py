@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from tests.live.cli import Ended, environment, invoke
-from tests.live.servers import Server, container_server
+from tests.live.servers import Server
 
 FILL = "CREATE TABLE t AS SELECT n, md5(n::text) a FROM generate_series(1, 300000) n"
 COUNT = "SELECT count(*), sum(n), count(a) FROM t"
@@ -39,17 +38,15 @@ KILLERS = {
 
 
 @pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+def busy(postgres_fragile: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, Path]:
     """A server that may crash, with a database whose COPY takes a while, and a project
     with a backup of it."""
     project = tmp_path_factory.mktemp("busy")
     (project / "tasks.py").write_text("from repom.tasks import ns\n")
-    with container_server(17) as server:
-        server.create("shop")
-        server.sql(FILL)
-        made = invoke(project, "db.backup", env=server.environment())
-        assert made.status == 0, made.err
-        yield server, project
+    postgres_fragile.create("shop", FILL)
+    made = invoke(project, "db.backup", env=postgres_fragile.environment())
+    assert made.status == 0, made.err
+    return postgres_fragile, project
 
 
 def kill_program(server: Server) -> None:
@@ -90,7 +87,9 @@ def test_one_part_is_killed_in_the_middle(busy: tuple[Server, Path], verb: str, 
     assert crashes(server) == crashed + (what == "server process killed")
     assert ended.status in (1, 3), ended.err
     assert ended.out == ""
-    assert len(ended.err.strip().splitlines()) == 2, ended.err  # with "Using Docker container"
+    # With "Using Docker container", and perhaps without a server that could drop a database.
+    said = [x for x in ended.err.strip().splitlines() if "Could not remove" not in x]
+    assert len(said) == 2, ended.err
     assert server.sql(COUNT) == before
     assert sorted(p.name for p in (project / "backups").glob("*.dump*")) == stored
     assert invoke(project, *task, env=env).status == 0
@@ -116,8 +115,8 @@ def answering(server: Server) -> None:
 # -- stopped ----------------------------------------------------------------------------
 
 #: The tasks with a patience that is shorter than the time they are stopped.
-IMPATIENT = "from repom.dbops import runner; runner.STALL = 1.5; from invoke.main import program; "
-IMPATIENT += "program.run()"
+IMPATIENT = "from repom.runners import process; process.STALL = 1.5; "
+IMPATIENT += "from invoke.main import program; program.run()"
 
 
 @pytest.mark.parametrize("whom", ["repom", "repom and its programs"])
@@ -125,8 +124,7 @@ def test_a_backup_that_is_stopped_for_a_while_ends_well(
     postgres_host: Server, project: Path, whom: str
 ) -> None:
     """As by a debugger, a frozen container or a paused machine: that is no stall."""
-    postgres_host.create("shop")
-    postgres_host.sql(FILL)
+    postgres_host.create("shop", FILL)
     process = subprocess.Popen(
         [sys.executable, "-c", IMPATIENT, "db.backup"],
         cwd=project,

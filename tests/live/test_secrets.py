@@ -17,22 +17,20 @@ from pathlib import Path
 import pytest
 
 from repom import dbops
-from repom.dbops.archive import Archive
+from repom.dbops.archive.archive import Archive
 from repom.errors import RepomError
 from repom.settings import Settings
 from tests.live.cli import invoke
-from tests.live.conftest import settings_for
-from tests.live.servers import PASSWORD, Server, container_server
+from tests.live.servers import PASSWORD, Server, settings_for
+from tests.shop import opened
 
 ENGINE = "/var/run/docker.sock"
 
 
-@pytest.fixture(scope="module")
-def strict() -> Iterator[Server]:
+@pytest.fixture
+def strict(postgres_password: Server) -> Iterator[Server]:
     """A container whose local connections want the password, so that it goes in."""
-    with container_server(17, password=True) as server:
-        server.create("shop")
-        server.sql("CREATE TABLE item AS SELECT n FROM generate_series(1, 1000) n")
+    with opened(postgres_password) as server:
         yield server
 
 
@@ -108,14 +106,16 @@ def script(text: str) -> Attempt:
 
 def without_programs(settings: Settings, project: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repom.dbops.programs.newest", lambda: "/nowhere")
+        patch.setattr("repom.runners.programs.newest", lambda: "/nowhere")
         dbops.backup(settings)
 
 
 def stalled(settings: Settings, project: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repom.dbops.runner.STALL", -1.0)
-        patch.setattr("repom.dbops.postgres.Postgres._diagnosis", lambda *_, **__: "it is stuck")
+        patch.setattr("repom.runners.process.STALL", -1.0)
+        patch.setattr(
+            "repom.dbops.postgres.postgres.Postgres._diagnosis", lambda *_, **__: "it is stuck"
+        )
         dbops.backup(settings)
 
 
@@ -123,9 +123,11 @@ ATTEMPTS: dict[str, Attempt] = {
     "a wrong setting": lambda _s, p: Settings.load(
         environ={"POSTGRES_PASSWORD": PASSWORD, "REPOM_KEEP": "0"}, cwd=p
     ),
-    "no such database": lambda s, _p: dbops.backup(replace(s, database="nope")),
-    "no such server": lambda s, _p: dbops.backup(replace(s, port=1)),
-    "wrong password": lambda s, _p: dbops.backup(replace(s, password=f"{PASSWORD} ")),
+    "no such database": lambda s, _p: dbops.backup(s.with_database("nope")),
+    "no such server": lambda s, _p: dbops.backup(replace(s, address=replace(s.address, port=1))),
+    "wrong password": lambda s, _p: dbops.backup(
+        replace(s, address=replace(s.address, password=f"{PASSWORD} "))
+    ),
     "no programs": without_programs,
     "stalled": stalled,
     "fewer tables": not_loaded,
@@ -137,8 +139,7 @@ ATTEMPTS: dict[str, Attempt] = {
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_no_error_shows_the_password(postgres_host: Server, project: Path, name: str) -> None:
     """Not with the variables of every frame, nor by what it was raised from."""
-    postgres_host.create("shop")
-    postgres_host.sql("CREATE TABLE item AS SELECT 1 AS a")
+    postgres_host.create("shop", "CREATE TABLE item AS SELECT 1 AS a")
     settings = settings_for(postgres_host, project, REPOM_VIA="host")
     assert PASSWORD not in repr(settings)
     with pytest.raises(RepomError) as raised:

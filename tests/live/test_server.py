@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,25 +22,19 @@ from pathlib import Path
 
 import pytest
 
-from repom import cluster, server
 from repom.dbops import backup
-from repom.dbops.container import PROJECT_LABEL
 from repom.errors import Refused, RepomError, SettingsError, Unreachable
+from repom.runners.discover import PROJECT_LABEL, Container
+from repom.server import cluster, server
 from repom.settings import Settings
+from repom.settings.address import Address
 from tests import requires
+from tests.live.cli import invoke
+from tests.live.engine import run
+from tests.live.servers import free_port
 
 PASSWORD = "p%40ss w'ord$canary"
-PROGRAM = (
-    "from invoke import Collection, Program; from repom.tasks.postgres import postgres;"
-    "Program(namespace=Collection(postgres)).run()"
-)
 Load = Callable[..., Settings]
-
-
-def run(*argv: str, check: bool = True) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
-    assert not check or done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def sql(container: str, query: str, user: str = "shop", database: str = "shop") -> str:
@@ -58,23 +51,7 @@ def there(kind: str, name: str) -> bool:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@pytest.fixture
-def name() -> Iterator[str]:
-    """A container's name; what bears it or begins with it is gone after the test."""
-    requires.engine()
-    name = f"repom-test-{uuid.uuid4().hex[:8]}"
-    yield name
-    ids = run("docker", "ps", "-aq", "--filter", f"name={name}").split()
-    if ids:
-        run("docker", "rm", "-fv", *ids)
-    volumes = run("docker", "volume", "ls", "-q", "--filter", f"name={name}").split()
-    if volumes:
-        run("docker", "volume", "rm", *volumes)
+    return free_port()
 
 
 @pytest.fixture
@@ -100,7 +77,8 @@ def bare(settings: Settings) -> Settings:
     """Nothing is configured, except that the tests must not fight for one port."""
     environ = {"REPOM_CONTAINER": settings.container, "REPOM_IMAGE": settings.image}
     loaded = Settings.load(environ=environ, cwd=settings.project)
-    return replace(loaded, port=loaded.port or settings.port, docker=settings.docker)
+    address = replace(loaded.address, port=loaded.port or settings.port)
+    return replace(loaded, address=address, docker=settings.docker)
 
 
 @pytest.mark.parametrize("major", [17, 18])
@@ -176,7 +154,7 @@ def test_fallback_tells_of_the_containers_port(
 ) -> None:
     requires.image(18)
     server.start(load())
-    told = f"Container {name} publishes port {port}, and host pg_dump uses port 5432;"
+    told = f"Container {name} publishes port {port}, but the settings say port 5432;"
     with contextlib.suppress(RepomError):
         backup(load(POSTGRES_PORT="5432", POSTGRES_HOST="localhost"))
     assert told in caplog.text
@@ -204,7 +182,7 @@ def test_what_no_waiting_changes(load: Load, name: str) -> None:
         server.start(load(POSTGRES_DB="nowhere"))
     assert time.monotonic() - begun < 30
     server.remove(load())
-    with pytest.raises(Unreachable, match="does not take the password of 'shop'"):
+    with pytest.raises(Unreachable, match="rejects the password of 'shop'"):
         server.start(load(POSTGRES_PASSWORD="another than the volume's"))
 
 
@@ -253,25 +231,24 @@ def test_volume_that_nobody_made_for_the_project_is_kept(load: Load, name: str) 
     assert there("volume", external)
 
 
-def test_removing_the_data_says_what_is_lost(load: Load, name: str, tmp_path: Path) -> None:
+def test_removing_the_data_says_what_is_lost(load: Load, name: str, project: Path) -> None:
     requires.image(18)
-    (tmp_path / "tasks.py").touch()
     environ = {"REPOM_CONTAINER": name, "POSTGRES_USER": "shop", "POSTGRES_PASSWORD": PASSWORD}
     server.start(load())
     sql(name, "CREATE TABLE item AS SELECT repeat('x', 99) FROM generate_series(1, 20000)")
 
     said = {}
-    said["never"] = invoke(tmp_path, "postgres.remove", "--volume", **environ)
+    said["never"] = invoke(project, "postgres.remove", "--volume", env=environ)
     backup(load(POSTGRES_PORT=None))
-    said["once"] = invoke(tmp_path, "postgres.remove", "--volume", **environ)
+    said["once"] = invoke(project, "postgres.remove", "--volume", env=environ)
     server.stop(load())
-    said["stopped"] = invoke(tmp_path, "postgres.remove", "--volume", **environ)
+    said["stopped"] = invoke(project, "postgres.remove", "--volume", env=environ)
 
-    assert {5} == {each.returncode for each in said.values()}
+    assert {each.status for each in said.values()} == {5}
     question = rf"Delete {name} and its data in {name}_data\? .*shop \(1\d MB, 1 table, "
-    assert re.search(question + "never backed up", said["never"].stderr), said["never"].stderr
-    assert re.search(question + "last backed up just now", said["once"].stderr)
-    assert "shop (contents unknown, last backed up just now)" in said["stopped"].stderr
+    assert re.search(question + "never backed up", said["never"].err), said["never"].err
+    assert re.search(question + "last backed up just now", said["once"].err)
+    assert "shop (contents unknown, last backed up just now)" in said["stopped"].err
     assert there("volume", f"{name}_data")
 
 
@@ -441,7 +418,7 @@ def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> No
     requires.compose()
     file = tmp_path / "compose.yaml"
     file.write_text(COMPOSE.format(name=name, port=port))
-    settings = replace(bare(load()), compose_service="database", port=None)
+    settings = replace(bare(load()), compose_service="database", address=Address())
     try:
         started = server.start(settings)
         assert (started.kind, started.state, started.port) == ("compose", "running", port)
@@ -467,15 +444,15 @@ def test_compose_service(load: Load, name: str, port: int, tmp_path: Path) -> No
         run("docker", "compose", "--project-directory", folder, "down", "-v", check=False)
 
 
-def test_compose_service_that_is_not_there(load: Load, name: str, tmp_path: Path) -> None:
+def test_compose_service_that_is_not_there(load: Load, name: str, project: Path) -> None:
     requires.compose()
-    (tmp_path / "compose.yaml").write_text(COMPOSE.format(name=name, port=1))
+    (project / "compose.yaml").write_text(COMPOSE.format(name=name, port=1))
     verbs = (server.start, server.stop, server.status, server.logs, server.remove)
     for verb in (*verbs, backup):
         with pytest.raises(SettingsError, match=r"no such service\. Set it to one of: database"):
             verb(load(REPOM_COMPOSE_SERVICE="shop"))
-    done = invoke(tmp_path, "postgres.status", REPOM_COMPOSE_SERVICE="shop")
-    assert (done.returncode, done.stdout) == (2, "")
+    done = invoke(project, "postgres.status", env={"REPOM_COMPOSE_SERVICE": "shop"})
+    assert (done.status, done.out) == (2, "")
 
 
 @pytest.mark.parametrize("broken", ["", "profiles: [extra]", "environment: nonsense"])
@@ -505,56 +482,43 @@ class Watch(threading.Thread):
                     self.seen.add(path.read_bytes())
 
 
-def invoke(project: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("POSTGRES_", "REPOM_"))}
-    root = str(Path(server.__file__).parents[1])
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        env={**kept, "PYTHONPATH": root, **environ},
-        cwd=project,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
-
-
-def test_nothing_configured(name: str, port: int, tmp_path: Path) -> None:
+def test_nothing_configured(name: str, project: Path) -> None:
     requires.image(18)
-    dotenv = tmp_path / ".env"
+    dotenv = project / ".env"
     environ = {"REPOM_CONTAINER": name}
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        requires.need(probe.connect_ex(("127.0.0.1", 5432)) != 0, "a free port 5432")
-    (tmp_path / "tasks.py").touch()
+        taken = probe.connect_ex(("127.0.0.1", 5432)) == 0
     watch = Watch()
     watch.start()
-    done = invoke(tmp_path, "--echo", "postgres.start", **environ)
+    done = invoke(project, "--echo", "postgres.start", env=environ)
     watch.over.set()
     watch.join()
-    assert done.returncode == 0, done.stderr
+    if taken:
+        assert (done.status, "Port 5432 on this machine is taken" in done.err) == (5, True)
+        return
+    assert done.status == 0, done.err
     values = dict(line.split("=", 1) for line in dotenv.read_text().splitlines())
     assert (values["POSTGRES_USER"], values["POSTGRES_DB"]) == ("repom", "repom_dev")
     assert stat.S_IMODE(dotenv.stat().st_mode) == 0o600
-    assert "postgresql://repom:***@127.0.0.1:5432/repom_dev" in done.stdout
-    assert "Added POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB to" in done.stderr
+    assert "postgresql://repom:***@127.0.0.1:5432/repom_dev" in done.out
+    assert "Added POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB to" in done.err
     secret = values["POSTGRES_PASSWORD"]
-    assert secret not in done.stdout + done.stderr
+    assert secret not in done.out + done.err
     assert any(b"POSTGRES_PASSWORD" in line for line in watch.seen), "the watch saw nothing"
     assert not [line for line in watch.seen if secret.encode() in line]
 
-    shown = json.loads(invoke(tmp_path, "postgres.status", "--json", **environ).stdout)
+    shown = json.loads(invoke(project, "postgres.status", "--json", env=environ).out)
     assert (shown["state"], shown["name"], shown["database"]) == ("running", name, "repom_dev")
     assert secret not in json.dumps(shown)
-    assert "ready to accept" in invoke(tmp_path, "postgres.logs", **environ).stdout
-    refused = invoke(tmp_path, "postgres.remove", "--volume", **environ)
-    assert (refused.returncode, refused.stdout) == (5, "")
-    assert invoke(tmp_path, "postgres.stop", **environ).stdout == f"{name}: exited\n"
+    assert "ready to accept" in invoke(project, "postgres.logs", env=environ).out
+    refused = invoke(project, "postgres.remove", "--volume", env=environ)
+    assert (refused.status, refused.out) == (5, "")
+    assert invoke(project, "postgres.stop", env=environ).out == f"{name}: exited\n"
     dotenv.unlink()  # the container still knows, and a second start tells
-    invoke(tmp_path, "postgres.start", **environ)
+    invoke(project, "postgres.start", env=environ)
     assert secret in dotenv.read_text()
-    gone = invoke(tmp_path, "postgres.remove", "--volume", "--yes", **environ)
-    assert (gone.returncode, gone.stdout) == (0, f"Removed {name}\n")
+    gone = invoke(project, "postgres.remove", "--volume", "--yes", env=environ)
+    assert (gone.status, gone.out) == (0, f"Removed {name}\n")
     assert not there("container", name)
     assert not there("volume", f"{name}_data")
 
@@ -568,7 +532,7 @@ def open_project() -> Iterator[Path]:
     requires.host_binaries()
     folder = Path(tempfile.mkdtemp(prefix="repom-test-")).resolve()
     folder.chmod(0o755)
-    (folder / "tasks.py").touch()
+    (folder / "tasks.py").write_text("from repom.tasks import ns\n")
     yield folder
     settings = Settings.load(environ={"REPOM_DOCKER": "/nonexistent-docker"}, cwd=folder)
     server.remove(settings)
@@ -579,13 +543,13 @@ def test_local_cluster(open_project: Path, port: int) -> None:
     project = open_project
     environ = {"REPOM_DOCKER": "/nonexistent-docker", "POSTGRES_PORT": str(port)}
     environ |= {"POSTGRES_USER": "shop", "POSTGRES_DB": "a b'c\"=x"}
-    done = invoke(project, "postgres.start", **environ)
-    assert done.returncode == 0, done.stderr
-    assert "/nonexistent-docker is not installed, so the server is a local cluster" in done.stderr
-    assert f"@127.0.0.1:{port}/a%20b%27c%22%3Dx" in done.stdout
+    done = invoke(project, "postgres.start", env=environ)
+    assert done.status == 0, done.err
+    assert "/nonexistent-docker is not installed, so the server is a local cluster" in done.err
+    assert f"@127.0.0.1:{port}/a%20b%27c%22%3Dx" in done.out
     secret = (project / ".env").read_text().partition("POSTGRES_PASSWORD=")[2].strip()
     assert secret
-    assert secret not in done.stdout + done.stderr
+    assert secret not in done.out + done.err
     login = {"PGPASSWORD": secret, "PGHOST": "127.0.0.1", "PGPORT": str(port)}
     psql = ["psql", "-XAtwc", "SHOW listen_addresses", "-U", "shop", "-d", "postgres"]
     answer = subprocess.run(psql, env={**os.environ, **login}, capture_output=True, text=True)
@@ -601,9 +565,9 @@ def test_local_cluster(open_project: Path, port: int) -> None:
     assert (shown.kind, shown.state, shown.port) == ("local", "running", port)
     assert "ready to accept connections" in server.logs(settings)
     with pytest.raises(Refused, match=f"runs on port {port}"):
-        server.start(replace(settings, port=port + 1))
+        server.start(replace(settings, address=replace(settings.address, port=port + 1)))
     with pytest.raises(Unreachable, match="password authentication failed"):
-        server.start(replace(settings, password="wrong"))
+        server.start(replace(settings, address=replace(settings.address, password="wrong")))
     assert server.stop(settings).state == "stopped"
     assert server.stop(settings).state == "stopped"
     assert server.start(settings).state == "running"
@@ -615,7 +579,7 @@ def test_local_cluster(open_project: Path, port: int) -> None:
 
 def test_local_cluster_with_nothing_configured(open_project: Path, port: int) -> None:
     environ = {"REPOM_DOCKER": "/nonexistent-docker"}
-    settings = replace(Settings.load(environ=environ, cwd=open_project), port=port)
+    settings = replace(Settings.load(environ=environ, cwd=open_project), address=Address(port=port))
     dry = replace(settings, dry=True)
     server.start(dry)
     assert [each.name for each in open_project.iterdir()] == ["tasks.py"]
@@ -623,7 +587,8 @@ def test_local_cluster_with_nothing_configured(open_project: Path, port: int) ->
     assert (started.user, started.database) == ("repom", "repom_dev")
     dotenv = open_project / ".env"
     assert stat.S_IMODE(dotenv.stat().st_mode) == 0o600
-    again = replace(Settings.load(environ=environ, cwd=open_project), port=port)
+    again = Settings.load(environ=environ, cwd=open_project)
+    again = replace(again, address=replace(again.address, port=port))
     assert server.start(again) == started
     dotenv.unlink()
     with pytest.raises(SettingsError, match="no setting names its user and password"):
@@ -657,7 +622,8 @@ def test_number_of_a_killed_server_that_another_program_has(open_project: Path, 
     lock = cluster.folder(open_project) / "postmaster.pid"
     lines = lock.read_text().splitlines()
     os.kill(int(lines[0]), 9)
-    account = cluster.as_account(["sleep", "60"], cluster._account(open_project), sys.platform)
+    user = cluster.LocalServer(settings, Container("", "absent")).account()
+    account = cluster.as_account(["sleep", "60"], user, sys.platform)
     with subprocess.Popen(account) as other:
         try:
             time.sleep(0.5)
@@ -676,7 +642,7 @@ def test_local_cluster_of_somebody_else(open_project: Path) -> None:
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("15\n")
     settings = Settings.load(environ={"REPOM_DOCKER": "/nonexistent-docker"}, cwd=open_project)
-    with pytest.raises(Refused, match="repom did not make it"):
+    with pytest.raises(Refused, match="repom did not create it"):
         server.start(settings)
     assert [each.name for each in data.iterdir()] == ["PG_VERSION"]
 
@@ -686,7 +652,7 @@ def test_private_folder_of_root_is_named(open_project: Path, port: int) -> None:
     open_project.chmod(0o700)
     settings = Settings.load(environ={"REPOM_DOCKER": "/nonexistent-docker"}, cwd=open_project)
     with pytest.raises(Unreachable, match=rf"cannot enter {open_project}\. Allow it with: chmod"):
-        server.start(replace(settings, port=port))
+        server.start(replace(settings, address=replace(settings.address, port=port)))
     assert not (open_project / ".env").exists()
 
 

@@ -21,17 +21,20 @@ from urllib.parse import quote
 import pytest
 
 from repom import dbops
-from repom.dbops import copying
-from repom.dbops.archive import recognise
-from repom.dbops.sqlite import Sqlite
-from repom.dbops.temporary import Temporary
+from repom.dbops.archive.archive import recognise
+from repom.dbops.archive.staging import WorkingFolder
+from repom.dbops.database import Survey
+from repom.dbops.sqlite import reading
+from repom.dbops.sqlite.sqlite import Sqlite
+from repom.dbops.undo import undoable
 from repom.errors import Refused
 from repom.settings import Settings
 from tests import requires
 from tests.live import faults
-from tests.live.cli import Ended, environment, invoke
+from tests.live.cli import Ended, environment, invoke, started
 
-KILLS = 10
+FOUND = Survey(exists=True, size=0)  # which SQLite does not need
+KILLS = 6
 SEED = os.environ.get("REPOM_FAULT_SEED", "ci")
 WORK = """
 import sqlite3, sys, time
@@ -188,14 +191,14 @@ def test_a_raw_file_whose_wal_grows_meanwhile_is_refused(
         child.kill()
         child.wait()
     (project / "raw.sqlite3-shm").unlink()
-    copy = copying.copy_raw
+    copy = reading.copy_raw
 
     def late(*given: Any) -> None:
         copy(*given)
         with (project / "raw.sqlite3-wal").open("ab") as wal:
             wal.write(bytes(4096))
 
-    monkeypatch.setattr(copying, "copy_raw", late)
+    monkeypatch.setattr(reading, "copy_raw", late)
     with pytest.raises(Refused, match="changed while"):
         dbops.restore(project / "raw.sqlite3", settings_of(project))
     assert ask(project / "app.db", "SELECT * FROM t") == [("old",)]
@@ -319,7 +322,7 @@ def test_another_page_size_does_not_go_under_a_program_that_holds_a_wal(project:
         assert "1024" in ended.last
         assert other.execute("SELECT count(*) FROM link").fetchone() == (2,)
     assert facts(path) == had
-    assert dbops.operations.undoable(settings) == ()
+    assert undoable(settings) == ()
     assert invoke(project, "db.restore", "--backup", made.name, "--yes", env=env).status == 0
 
 
@@ -487,11 +490,10 @@ def test_what_a_killed_check_left_is_removed_by_the_next(
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     make(project / "app.db")
-    killed, working = Temporary(), Temporary()
+    killed, working = WorkingFolder(), WorkingFolder()
     killed._lock.release()
     for each in (killed, working):
         make(each.path / "copy")
-        os.utime(each.path, (0, 0))
     dbops.verify(dbops.backup(settings_of(project)), settings_of(project))
     assert [p.name for p in (tmp_path / "temporary").iterdir()] == [working.path.name]
 
@@ -561,14 +563,7 @@ def test_a_second_restore_from_another_checkout_is_refused(project: Path, verb: 
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN")
         holder.execute("SELECT * FROM t").fetchall()
-        first = subprocess.Popen(
-            [sys.executable, "-m", "invoke", "db.restore", "--latest", "--yes"],
-            cwd=project,
-            env=environment(**env),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        with first:
+        with started(project, "db.restore", "--latest", "--yes", env=env) as first:
             wait_for(lambda: list((project / ".repom").glob("*.scratch_*")))
             ended = invoke(project, *task, "--yes", env={**env, "REPOM_BACKUP_DIR": "other"})
             first.send_signal(signal.SIGKILL)
@@ -619,11 +614,11 @@ def test_a_file_with_a_long_name_is_restored_and_undone(project: Path, name: str
     make(project / "raw.db", "CREATE TABLE t (x); INSERT INTO t VALUES ('newer')")
     live = Sqlite(make(project / name), name)
     with live.exclusive("restore"):
-        scratch = live.load(recognise(project / "raw.db"), None)
-        kept = live.swap(scratch, keep=1)
+        scratch = live.load(FOUND, recognise(project / "raw.db"), None)
+        kept = live.swap(FOUND, scratch, keep=1)
     assert ask(project / name, "SELECT * FROM t") == [("newer",)]
     assert [kept] == [k.name for k in live.survey().kept]
-    live.swap(str(kept), keep=1)
+    live.swap(FOUND, str(kept), keep=1)
     assert ask(project / name, "SELECT * FROM t") == [("old",)]
 
 
@@ -632,14 +627,14 @@ def test_an_undo_copy_of_version_0_1_is_found_undone_and_retired(project: Path) 
     stamp = ".app.db.repom_undo_20260224T150000000000Z_0123abcd"
     make(project / stamp)
     settings = settings_of(project)
-    assert [k.name for k in dbops.operations.undoable(settings)] == [str(project / stamp)]
+    assert [k.name for k in undoable(settings)] == [str(project / stamp)]
     dbops.undo(settings)
     assert ask(path, "SELECT * FROM t") == [("old",)]
     assert not (project / stamp).exists()
     make(project / stamp, "CREATE TABLE older (x)")
     dbops.restore(dbops.backup(settings), settings)
     assert not (project / stamp).exists()
-    assert len(dbops.operations.undoable(settings)) == 1
+    assert len(undoable(settings)) == 1
 
 
 ODD: dict[str, Callable[[Path], object]] = {

@@ -4,6 +4,7 @@ one another's, and links that lead elsewhere."""
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,13 +15,12 @@ from typing import Self
 import pytest
 
 from repom import dbops
-from repom.dbops import operations, store, upkeep
-from repom.dbops.store import Backup
+from repom.dbops import upkeep
+from repom.dbops.store.backup import Backup
 from repom.errors import NotFound, RepomError
 from repom.settings import Settings
 from tests.live.cli import invoke
-from tests.live.conftest import settings_for
-from tests.live.servers import Server
+from tests.live.servers import Server, settings_for
 
 NOW = datetime(2025, 10, 26, 0, 30, tzinfo=UTC)  # 02:30 in Berlin, for the first time
 
@@ -38,8 +38,8 @@ class Clock(datetime):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     Clock.shown = NOW
-    for each in (operations, store):
-        monkeypatch.setattr(each, "datetime", Clock)
+    for module in ("backup", "store.backup", "store.manifest"):
+        monkeypatch.setattr(sys.modules[f"repom.dbops.{module}"], "datetime", Clock)
     return Clock
 
 
@@ -234,7 +234,7 @@ def test_a_manifest_that_became_a_link(settings: Settings, outside: Path) -> Non
     made = dbops.backup(settings)
     made.manifest.rename(settings.backup_dir / "moved")
     made.manifest.symlink_to(outside / "precious")
-    assert [b.counts for b in dbops.list_backups(settings)] == [False]
+    assert [b.is_verified for b in dbops.list_backups(settings)] == [False]
     with pytest.raises(RepomError, match="manifest"):
         dbops.pin(made.name, settings)
     dbops.backup(settings, keep=1)

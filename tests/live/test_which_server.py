@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from repom.dbops.container import PROJECT_LABEL
+from repom.runners.discover import PROJECT_LABEL
 from tests import requires
 from tests.live.cli import Ended, invoke
+from tests.live.engine import run
 from tests.live.servers import PASSWORD, Server
 
 COMPOSE = """
@@ -28,12 +28,6 @@ volumes:
   data:
 """
 SERVICE = {"REPOM_COMPOSE_SERVICE": "db", "POSTGRES_USER": "shop"}
-
-
-def run(*argv: str, check: bool = True) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
-    assert not check or done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def sql(container: str, query: str) -> str:
@@ -56,16 +50,10 @@ def compose(folder: Path, *arguments: str, check: bool = True) -> None:
 
 
 @pytest.fixture
-def name() -> Iterator[str]:
+def name(name: str) -> str:
     requires.image(17)
     requires.compose()
-    name = f"repom-test-{uuid.uuid4().hex[:8]}"
-    yield name
-    if ids := run("docker", "ps", "-aq", "--filter", f"name={name}").split():
-        run("docker", "rm", "-fv", *ids)
-    for kind in ("volume", "network"):
-        if ids := run("docker", kind, "ls", "-q", "--filter", f"name={name}").split():
-            run("docker", kind, "rm", *ids, check=False)
+    return name
 
 
 @pytest.fixture
@@ -111,8 +99,8 @@ def test_no_verb_acts_on_the_server_of_a_folder_inside(mono: Path, name: str, ma
 
     done = verbs(mono)
 
-    assert "running" == state(theirs)
-    assert "42" == sql(theirs, "SELECT answer FROM precious")
+    assert state(theirs) == "running"
+    assert sql(theirs, "SELECT answer FROM precious") == "42"
     assert "shop" in sql(theirs, "SELECT string_agg(datname, ',') FROM pg_database")
     assert f"{name}-sub_data" in run("docker", "volume", "ls", "-q")
     assert all(done[verb].status for verb in done if verb.startswith("db.")), done
@@ -124,7 +112,7 @@ def test_the_folder_inside_acts_on_its_own(mono: Path, name: str) -> None:
 
     done = invoke(mono / "sub", "postgres.stop", env=SERVICE)
 
-    assert (0, f"{name}-sub-db-1: exited\n") == (done.status, done.out), done.err
+    assert (done.status, done.out) == (0, f"{name}-sub-db-1: exited\n"), done.err
 
 
 def test_a_neighbours_container_may_be_used_by_name_and_not_be_ended(mono: Path, name: str) -> None:
@@ -137,10 +125,10 @@ def test_a_neighbours_container_may_be_used_by_name_and_not_be_ended(mono: Path,
         for argv in (("postgres.stop",), ("postgres.remove", "--volume", "--yes"))
     ]
 
-    assert 0 == backup.status, backup.err
-    assert [5, 5] == [each.status for each in ended]
+    assert backup.status == 0, backup.err
+    assert [each.status for each in ended] == [5, 5]
     assert all(f"belongs to the Compose project in {mono / 'sub'}" in each.err for each in ended)
-    assert "running" == state(theirs)
+    assert state(theirs) == "running"
 
 
 def test_of_two_compose_projects_of_one_folder_composes_own_counts(
@@ -154,9 +142,9 @@ def test_of_two_compose_projects_of_one_folder_composes_own_counts(
     stopped = invoke(project, "postgres.stop", env=SERVICE)
     removed = invoke(project, "postgres.remove", "--volume", "--yes", env=SERVICE)
 
-    assert "running" == state(other)
+    assert state(other) == "running"
     assert f"{name}-ci_data" in run("docker", "volume", "ls", "-q")
-    assert (0, 5) == (stopped.status, removed.status)
+    assert (stopped.status, removed.status) == (0, 5)
 
 
 def test_another_checkouts_container_is_left_alone(
@@ -170,8 +158,8 @@ def test_another_checkouts_container_is_left_alone(
     env = {"REPOM_CONTAINER": name, "POSTGRES_USER": "shop"}
     done = [invoke(project, *argv, env=env) for argv in VERBS.values()]
 
-    assert {5} == {each.status for each in done}
-    assert "created" == state(name)
+    assert {each.status for each in done} == {5}
+    assert state(name) == "created"
 
 
 # -- addresses ----------------------------------------------------------------------------
@@ -193,12 +181,12 @@ def test_the_same_port_of_another_address_is_another_server(
 
     done = invoke(project, "db.restore", "--backup", "new.sql", "--yes", env=env)
 
-    assert 0 == done.status, done.err
+    assert done.status == 0, done.err
     tables = "SELECT string_agg(relname, ',') FROM pg_class WHERE relkind = 'r' AND oid > 16000"
-    assert "in_the_container" == sql(name, tables)
-    assert "restored" == postgres_host.sql(tables)
+    assert sql(name, tables) == "in_the_container"
+    assert postgres_host.sql(tables) == "restored"
     forced = invoke(project, "db.backup", "--via", "docker", env=env)
-    assert (2, True) == (forced.status, f"does not publish port {port} on 127.0.0.1" in forced.err)
+    assert (forced.status, f"does not publish port {port} on 127.0.0.1" in forced.err) == (2, True)
 
 
 @pytest.fixture
@@ -225,8 +213,8 @@ def test_a_containers_name_that_leads_elsewhere_is_another_machine(
     done = invoke(project, "db.restore", "--backup", "new.sql", "--yes", env=env)
     meant = invoke(project, "db.restore", "--backup", "new.sql", "--yes", "--remote", env=env)
 
-    assert (5, True) == (done.status, named_host in done.last), done.err
-    assert 0 == meant.status, meant.err
+    assert (done.status, named_host in done.last) == (5, True), done.err
+    assert meant.status == 0, meant.err
 
 
 def test_session_options_of_a_url_are_kept_beside_repoms_own(
@@ -236,7 +224,7 @@ def test_session_options_of_a_url_are_kept_beside_repoms_own(
     (project / "new.sql").write_text(script)
     for server in (postgres_host, postgres_17):
         server.create("shop")
-        options = "-c%20statement_timeout%3D1%20-c%20search_path%3Dmine,public"
+        options = "-c%20statement_timeout%3D50%20-c%20search_path%3Dmine,public"
         at = f"127.0.0.1:{server.port}/shop?options={options}"
         secret = PASSWORD.replace(" ", "%20").replace("'", "%27")
         env = {"DATABASE_URL": f"postgresql://postgres:{secret}@{at}"}
@@ -244,5 +232,5 @@ def test_session_options_of_a_url_are_kept_beside_repoms_own(
         restored = invoke(project, "db.restore", "--backup", "new.sql", "--yes", env=env)
         backup = invoke(project, "db.backup", env=env)
 
-        assert (0, 0) == (restored.status, backup.status), restored.err + backup.err
-        assert "1" == server.sql("SELECT count(*) FROM mine.restored")
+        assert (restored.status, backup.status) == (0, 0), restored.err + backup.err
+        assert server.sql("SELECT count(*) FROM mine.restored") == "1"

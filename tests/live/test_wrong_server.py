@@ -3,7 +3,6 @@ nor deleted, and what is allowed there says so."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ import pytest
 from repom import dbops
 from repom.dbops import upkeep
 from tests.live.cli import Ended, invoke
-from tests.live.conftest import settings_for
-from tests.live.servers import Server, container_server
+from tests.live.engine import run
+from tests.live.servers import Server, container_server, settings_for, wait_until_ready
 
 VERBS = {
     "list": ["db.list"],
@@ -50,7 +49,10 @@ class Wrong:
     names: set[str] = field(default_factory=set)
 
     def run(self, verb: str) -> Ended:
-        return invoke(self.project, *VERBS[verb], env=self.env)
+        return self.task(*VERBS[verb])
+
+    def task(self, *task: str) -> Ended:
+        return invoke(self.project, *task, env=self.env)
 
     def state(self) -> tuple[str, list[str]]:
         """What the wrong server holds; scratch databases go by and by."""
@@ -62,8 +64,7 @@ class Wrong:
 
 
 def fill(server: Server, what: str) -> None:
-    server.create("shop")
-    server.sql(f"CREATE TABLE who AS SELECT '{what}'::text AS name")
+    server.create("shop", f"CREATE TABLE who AS SELECT '{what}'::text AS name")
 
 
 def backed_up(server: Server, project: Path) -> None:
@@ -79,9 +80,8 @@ def with_undo_copy(server: Server, folder: Path) -> None:
 
 
 def cleared(server: Server) -> None:
-    for name in server.databases():
-        if name.startswith("repom_") or name == "new":
-            server.sql(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+    server.clean()
+    server.sql("DROP DATABASE IF EXISTS new", "postgres")
 
 
 @contextmanager
@@ -91,14 +91,16 @@ def stopped(request: pytest.FixtureRequest, project: Path) -> Iterator[Wrong]:
     fill(other, "other")
     cleared(other)
     with_undo_copy(other, project / "theirs")
-    with container_server(17) as own:
-        fill(own, "own")
-        backed_up(own, project)
-        subprocess.run(
-            ["docker", "stop", "-t", "5", own.container], check=True, capture_output=True
-        )
+    own: Server = request.getfixturevalue("postgres_fragile")
+    fill(own, "own")
+    backed_up(own, project)
+    run("docker", "stop", "-t", "5", own.container)
+    try:
         env = own.environment(POSTGRES_PORT=str(other.port))
         yield Wrong(project, env, other, READING, "not the one of the last backup")
+    finally:
+        run("docker", "start", own.container)
+        wait_until_ready(own)
     cleared(other)
 
 
@@ -112,14 +114,14 @@ def remade(request: pytest.FixtureRequest, project: Path) -> Iterator[Wrong]:
         fill(server, "own")
         backed_up(server, project)
     with container_server(17) as server:
-        subprocess.run(["docker", "rename", server.container, own], check=True)
+        run("docker", "rename", server.container, own)
         server.container, name = own, server.container
         fill(server, "anew")
         try:
             expected = {**READING, "undo": 4, "drill": 0, "prune": 0, "into": 0}
             yield Wrong(project, server.environment(), server, expected)
         finally:
-            subprocess.run(["docker", "rename", own, name], check=True)
+            run("docker", "rename", own, name)
 
 
 @contextmanager
@@ -142,13 +144,8 @@ def remote(request: pytest.FixtureRequest, project: Path) -> Iterator[Wrong]:
     server: Server = request.getfixturevalue("postgres_15")
     fill(server, "other")
     show = "{{.NetworkSettings.IPAddress}}"
-    found = subprocess.run(
-        ["docker", "inspect", "--format", show, server.container],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    where = {"POSTGRES_HOST": found.stdout.strip(), "POSTGRES_PORT": "5432"}
+    found = run("docker", "inspect", "--format", show, server.container)
+    where = {"POSTGRES_HOST": found, "POSTGRES_PORT": "5432"}
     for label in ("kept", "second", None):
         dbops.backup(settings_for(server, project, **where), label=label)
     expected = {**READING, "drill": 0, "prune": 0}
@@ -177,39 +174,41 @@ def test_every_verb_against_a_wrong_server(
             assert wrong.state() == before, verb
             if place != "remote":  # there they are its own
                 assert stored <= wrong.stored(), verb
+        AFTERWARDS.get(place, lambda _wrong: None)(wrong)
 
 
-def test_a_fallback_that_is_allowed_is_allowed(
-    request: pytest.FixtureRequest, project: Path
-) -> None:
+def is_allowed_by_via_host(wrong: Wrong) -> None:
     """With REPOM_VIA=host the host's server is what the user asks for."""
-    with stopped(request, project) as wrong:
-        wrong.env |= {"REPOM_VIA": "host"}
-        assert wrong.run("undo").status == 0
-        assert wrong.run("prune").status == 0
+    wrong.env |= {"REPOM_VIA": "host"}
+    assert wrong.run("undo").status == 0
+    assert wrong.run("prune").status == 0
 
 
-def test_a_server_made_anew_takes_the_old_ones_backups_and_says_whose_they_are(
-    request: pytest.FixtureRequest, project: Path
-) -> None:
-    with remade(request, project) as wrong:
-        asked = invoke(project, "db.restore", "--latest", env=wrong.env)
-        assert asked.status == 5
-        assert "another server (container " in asked.err
-        own = Path(invoke(project, "db.backup", env=wrong.env).out.strip()).name
-        for _ in range(2):
-            assert invoke(project, "db.backup", env=wrong.env).status == 0
-        assert wrong.run("restore").status == 0
-        assert wrong.server.sql("SELECT name FROM who") == "own"
+def takes_the_old_ones_backups(wrong: Wrong) -> None:
+    """And says whose they are; its own are pruned apart from them."""
+    for path in (wrong.project / "backups").glob(f"{max(wrong.stored())}*"):
+        path.unlink()  # the one that it made above: it has none of its own
+    asked = wrong.task("db.restore", "--latest")
+    assert asked.status == 5
+    assert "another server (container " in asked.err
+    own = Path(wrong.task("db.backup").out.strip()).name
+    for _ in range(2):
+        assert wrong.task("db.backup").status == 0
+    assert wrong.run("restore").status == 0
+    assert wrong.server.sql("SELECT name FROM who") == "own"
 
-        left = invoke(project, "db.prune", "--keep", "1", env=wrong.env)
-        assert left.out.startswith("4 kept, 2 deleted"), left
-        assert "db.prune --all-servers" in left.err
-        assert not (project / "backups" / own).exists()
-        refused = invoke(project, "db.prune", "--keep", "1", "--all-servers", env=wrong.env)
-        assert (refused.status, len(wrong.stored())) == (5, 4)
-        done = invoke(project, "db.prune", "--keep", "1", "--all-servers", "--yes", env=wrong.env)
-        assert (done.status, len(wrong.stored())) == (0, 1), done.err
+    left = wrong.task("db.prune", "--keep", "1")
+    assert left.out.startswith("4 kept, 2 deleted"), left
+    assert "db.prune --all-servers" in left.err
+    assert not (wrong.project / "backups" / own).exists()
+    refused = wrong.task("db.prune", "--keep", "1", "--all-servers")
+    assert (refused.status, len(wrong.stored())) == (5, 4)
+    done = wrong.task("db.prune", "--keep", "1", "--all-servers", "--yes")
+    assert done.status == 0, done.err
+    assert len(wrong.stored()) == 2, "the newest, and the pinned one"
+
+
+AFTERWARDS = {"stopped": is_allowed_by_via_host, "made anew": takes_the_old_ones_backups}
 
 
 def test_two_checkouts_with_one_server_and_one_store_are_one_database(

@@ -1,0 +1,1 @@
+"""What a dump file is, and SQL on its way into psql."""

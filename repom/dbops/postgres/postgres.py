@@ -1,0 +1,238 @@
+"""One PostgreSQL database: asked, dumped, loaded and swapped."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from repom.dbops.archive import script
+from repom.dbops.archive.archive import Archive
+from repom.dbops.database import Facts, Survey
+from repom.errors import CommandFailed, Refused, RepomError
+from repom.runners import process
+from repom.runners.runner import Runner
+from repom.settings.address import Address
+
+from . import load, owned, queries, survey, swap
+from .client import Client
+from .commands import dump_argv, script_argv
+from .load import Load
+from .survey import ServerSurvey
+
+log = logging.getLogger("repom")
+
+HURRIED = 0.6  # seconds that an interrupted run waits for the drop of its scratch database
+
+
+class Postgres:
+    """One database of a PostgreSQL server, reached by a runner; see `database.Database`.
+
+    :param fallback: why the container is not used although the settings ask for it.
+    """
+
+    backend = "postgresql"
+
+    def __init__(
+        self, runner: Runner, login: Address, *, jobs: int = 1, fallback: str = ""
+    ) -> None:
+        self.client = Client(runner, login, fallback)
+        self.name, self.jobs, self.fallback = login.database, jobs, fallback
+        self._is_idle = False
+
+    @property
+    def via(self) -> str:
+        return self.client.runner.via
+
+    @property
+    def where(self) -> str:
+        return self.client.where
+
+    @property
+    def session(self) -> str:
+        return self.client.runner.session
+
+    # -- asking -------------------------------------------------------------------------
+
+    def identify(self) -> Facts:
+        """:raises Unreachable: no server, wrong login, unknown database, no programs."""
+        answer = self.client.first(queries.IDENTIFY, self.name)
+        return Facts(
+            server_version=answer["server_version"].split()[0],
+            size=answer.get("size") or 0,
+            tables=answer.get("tables"),
+            system_identifier=answer.get("system_identifier"),
+            extensions=answer.get("extensions") or {},
+            roles=tuple(answer.get("roles") or ()),
+            locale=answer.get("locale") or {},
+            migration=answer["migration"],
+        )
+
+    def survey(self) -> ServerSurvey:
+        inside = "1" if self.client.runner.trusts_local else "0"
+        variables = {"live": self.name, "inside": inside, "session": self.session}
+        answer = self.client.first(queries.SURVEY, self.client.maintenance, variables)
+        return survey.parsed(answer, self.name)
+
+    # -- dump ---------------------------------------------------------------------------
+
+    def dump(self, file: BinaryIO, format: str) -> None:
+        server = self.client.versions.major
+        try:
+            self._dump(file, format, zstd=server >= 16)
+        except CommandFailed as error:
+            if "LOCK TABLE" in error.stderr or "lock timeout" in error.stderr:
+                raise self._blocked(error) from None
+            if server < 16 or "does not support compression" not in error.stderr:
+                raise
+            file.seek(0)
+            file.truncate()
+            self._dump(file, format, zstd=False)
+
+    def _dump(self, file: BinaryIO, format: str, *, zstd: bool) -> None:
+        statistics = self.client.versions.major >= 18
+        argv = dump_argv(self.client.conninfo(self.name), format, zstd=zstd, statistics=statistics)
+        self.client.run(argv, stdout=file, watch=lambda: self._diagnosis(dumping=True))
+
+    def _diagnosis(self, *, dumping: bool = False) -> str:
+        """Why a program has been silent, as far as the server can be asked. Nothing when it
+        may go on: while the server works for it, or a load is busy with its file."""
+        silent = f"no byte for {process.STALL:g} s, and "
+        try:
+            variables = {"session": self.session}
+            said = self.client.query(
+                queries.WORKING, self.client.maintenance, variables, timeout=10
+            )
+        except RepomError as error:
+            full = "too many clients" in str(error) or "connection slots" in str(error)
+            return "" if full else f"{silent}the server on {self.where} does not answer"
+        found = json.loads(said)
+        if found["blockers"]:
+            return f"{silent}it waits for {', '.join(found['blockers'])}"
+        return f"{silent}the server is idle" if dumping and not found["working"] else ""
+
+    def _blocked(self, error: CommandFailed) -> RepomError:
+        """Names who keeps the dump out, unless it failed to lock a table for another reason."""
+        holders = self.client.apart(queries.LOCKERS, self.name).stdout.strip("\n").split("\n")
+        who = ", ".join(filter(None, holders))
+        if not who and "timeout" not in error.stderr:
+            return error
+        by = who or "a session that has ended since"
+        return Refused(
+            f"A table of {self.name} is locked by {by}", "End that session, then try again"
+        )
+
+    def read(self, archive: Archive) -> None:
+        """Read an archive to its end without restoring it.
+
+        :raises Damaged: it cannot be read.
+        :raises RepomError: there is no program to read it with.
+        """
+        if archive.is_archive:
+            _ = self.client.versions  # on the host, the programs that fit them
+            argv = script_argv(owner=True, to="/dev/null")
+            self.client.run_offline(argv, archive.path)
+        else:
+            for _piece in script.for_psql(archive.blocks()):
+                pass
+
+    # -- load and swap ------------------------------------------------------------------
+
+    def load(
+        self,
+        found: Survey,
+        archive: Archive,
+        facts: Facts | None,
+        *,
+        owner: bool = True,
+        replacing: bool = True,
+    ) -> str:
+        assert isinstance(found, ServerSurvey)
+        # A drill keeps owners if it can: the functions in the indexes of a table run as its
+        # owner, which should not be this user.
+        absent = survey.missing_roles(found.roles, archive, facts)
+        owner = owner or (not replacing and archive.is_archive and not absent)
+        task = Load(self.client, archive, facts, owner, replacing, self._diagnosis)
+        self._refuse(found, task)
+        try:
+            return self._loaded(task, self.jobs)
+        except CommandFailed as error:
+            if not task.may_be_order(error, self.jobs):
+                raise
+            log.warning("The parallel load failed; loading again with one worker (%s)", error)
+        return self._loaded(task, 1)
+
+    def _refuse(self, found: ServerSurvey, task: Load) -> None:
+        """:raises Refused: names what the archive needs and the server lacks."""
+        survey.refuse_server(found)
+        survey.refuse_needs(found, task.archive, task.facts, owner=task.owner)
+        survey.refuse_space(found, task.facts.size if task.facts else 0)
+        if task.replacing:
+            survey.refuse_holders(found)
+            user = self.client.login.user
+            if task.archive.kind == "plain" and found.owner not in (None, user):
+                log.warning(
+                    "A plain dump has no owners or grants: everything in %s will belong to %s",
+                    *(self.name, user),
+                )
+        task.check_format()
+
+    def _loaded(self, task: Load, jobs: int) -> str:
+        scratch, self._is_idle = owned.new_name("scratch"), False
+        try:
+            task.into(scratch, jobs)
+        except BaseException as error:
+            self.abort()
+            hurried = isinstance(error, KeyboardInterrupt)
+            owned.remove(self.client, scratch, HURRIED if hurried else owned.DROPPING)
+            raise
+        return scratch
+
+    def load_in_place(
+        self, archive: Archive, facts: Facts | None, *, owner: bool = True, trusted: bool = False
+    ) -> None:
+        """See `Load.in_place`."""
+        Load(self.client, archive, facts, owner, False, self._diagnosis).in_place(trusted=trusted)
+
+    def rows(self, scratch: str) -> dict[str, int]:
+        return load.rows(self.client, scratch)
+
+    def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
+        assert isinstance(found, ServerSurvey)
+        return swap.swap(self.client, found, scratch, keep)
+
+    # -- holding and cleaning up --------------------------------------------------------
+
+    @contextmanager
+    def exclusive(self, doing: str) -> Iterator[None]:
+        """An advisory lock in the open psql of the maintenance database."""
+        place = self.client.maintenance
+        if place != "template1" and not self.client.runner.dry:
+            key = str(swap.lock_key(self.name))
+            held = self.client.change(
+                queries.HOLD, place, {"key": key}, timeout=owned.DROPPING
+            ).strip()
+            if held != "held":
+                raise swap.in_use(self.name, held.split("\n")[0])
+        yield
+
+    def discard(self, scratch: str) -> None:
+        owned.remove(self.client, scratch)
+
+    def sweep(self, found: Survey) -> None:
+        assert isinstance(found, ServerSurvey)
+        owned.sweep(self.client, found.own, found.present)
+
+    def abort(self, session: str | None = None) -> None:
+        if session is None and self._is_idle:
+            return  # and nothing was begun since
+        self._is_idle = self._is_idle or session is None
+        swap.abort(self.client, session or self.session)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def shell(self) -> int:
+        return self.client.shell()

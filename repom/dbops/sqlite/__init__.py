@@ -1,0 +1,1 @@
+"""An SQLite database: copied, loaded, swapped."""

@@ -1,0 +1,1 @@
+"""The folder of backups: names, manifests, locks, and what may be deleted."""

@@ -1,0 +1,1 @@
+"""Where client programs run, and how that is decided."""

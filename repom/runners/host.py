@@ -1,0 +1,89 @@
+"""Runs programs on this host."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+from invoke.runners import Result
+
+from . import process
+from .runner import Stdin, Watch
+
+
+def new_session() -> str:
+    return f"repom-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True)
+class HostRunner:
+    """Runs programs on this host; see `runner.Runner`.
+
+    :param folder: where the programs are; empty means "wherever PATH says".
+    """
+
+    folder: str = ""
+    echo: bool = False
+    dry: bool = False
+    session: str = field(default_factory=new_session)
+
+    via: ClassVar[str] = "host"
+    where: ClassVar[str] = "host"
+    trusts_local: ClassVar[bool] = False
+    has_own_programs: ClassVar[bool] = False
+    restages_files: ClassVar[bool] = False
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: Stdin = None,
+        stdout: BinaryIO | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        warn: bool = False,
+        dry: bool | None = None,
+        watch: Watch | None = None,
+    ) -> Result:
+        return process.run(
+            self._command(argv),
+            env={"PGAPPNAME": self.session, **(env or {})},
+            stdin=stdin,
+            stdout=stdout,
+            timeout=timeout,
+            warn=warn,
+            watch=watch,
+            echo=self.echo,
+            dry=self.dry if dry is None else dry,
+        )
+
+    def run_on_file(
+        self, argv: Sequence[str], path: Path, *, listing: bytes = b"", **how: Any
+    ) -> Result:
+        if not listing:
+            return self.run([*argv, str(path)], **how)
+        with tempfile.NamedTemporaryFile(prefix="repom-") as file:
+            file.write(listing)
+            file.flush()
+            return self.run([*argv, f"--use-list={file.name}", str(path)], **how)
+
+    def open(self, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        command = self._command(argv)
+        if self.echo:
+            process.log.info("$ %s", process.display(command))
+        return process.start(command, {"PGAPPNAME": self.session, **env}, subprocess.PIPE)
+
+    def end(self, session: str, seconds: float) -> None:
+        """On this host no program outlives the run that started it."""
+
+    def interactive(self, argv: Sequence[str], env: Mapping[str, str]) -> int:
+        return process.attached(self._command(argv), env)
+
+    def _command(self, argv: Sequence[str]) -> list[str]:
+        program = str(Path(self.folder, argv[0])) if self.folder else argv[0]
+        return [program, *argv[1:]]

@@ -1,0 +1,242 @@
+"""One run of one program: started, fed, read, watched and ended. Nothing else starts one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from invoke.exceptions import UnexpectedExit
+from invoke.runners import Result
+
+from repom.errors import CommandFailed, Hidden, Unreachable
+
+from .runner import Stdin, Watch
+
+log = logging.getLogger("repom")
+
+#: Environment of libpq that stays: files that the user keeps secrets and certificates in,
+#: and what they demand of a connection. Every other PG* variable would silently redirect
+#: a program to another server.
+KEPT_PG = (
+    *("PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL"),
+    *("PGSSLMODE", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGSSLMINPROTOCOLVERSION"),
+    *("PGSSLCRLDIR", "PGREQUIREPEER", "PGGSSENCMODE", "PGSSLNEGOTIATION", "PGSSLCERTMODE"),
+)
+STALL = 60.0  # seconds without a byte after which a dump or a load has stalled
+ASLEEP = 1.0  # seconds between two looks that show that this process itself was stopped
+LOOK = 0.05  # seconds between two looks at a running program
+BLOCK = 1 << 16  # bytes read at a time
+
+
+class Stalled(CommandFailed):
+    """A program was silent for `STALL` seconds for no good reason, and was ended."""
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    stdin: Stdin = None,
+    stdout: BinaryIO | None = None,
+    timeout: float | None = None,
+    warn: bool = False,
+    watch: Watch | None = None,
+    echo: bool = False,
+    dry: bool = False,
+) -> Result:
+    """Run a program to its end; the parameters are those of `Runner.run`."""
+    if echo or dry:
+        log.info("$ %s", display(argv))
+    if dry:
+        return Result(command=display(argv))
+    process = Process(argv, env, stdin, stdout)
+    result = process.finished(timeout, watch)
+    if not result.ok and not warn:
+        raise UnexpectedExit(result)
+    return result
+
+
+class Process:
+    """A program at work."""
+
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], stdin: Stdin, stdout: BinaryIO | None
+    ) -> None:
+        self.argv, self._stdout, self._fed = list(argv), stdout, 0
+        is_pumped = stdin is not None and not hasattr(stdin, "fileno")
+        source: Any = (
+            subprocess.PIPE if is_pumped else subprocess.DEVNULL if stdin is None else stdin
+        )
+        self._process = start(argv, env, source, stdout or subprocess.PIPE)
+        self._failure: BaseException | None = None
+        self._said = Tail(self._process.stdout), Tail(self._process.stderr)
+        if is_pumped:
+            feeding = threading.Thread(target=self._feed, args=(stdin,), daemon=True)
+            feeding.start()
+
+    def finished(self, timeout: float | None, watch: Watch | None) -> Result:
+        """Wait for its end; leave no process behind, however this ends."""
+        try:
+            self._wait(timeout, watch)
+        finally:
+            self._stop()
+        if self._failure:
+            raise self._failure
+        stdout, stderr = (tail.text() for tail in self._said)
+        exited = self._process.returncode
+        return Result(stdout=stdout, stderr=stderr, exited=exited, command=display(self.argv))
+
+    def _feed(self, blocks: Iterable[bytes]) -> None:
+        """Write the blocks. If making one fails, the program must not take the end of its
+        input for the end of the data, so it is killed first."""
+        pipe = self._process.stdin
+        assert pipe
+        try:
+            for block in blocks:
+                pipe.write(block)
+                self._fed += len(block)
+            pipe.close()
+        except BaseException as error:
+            # The program stopped reading (EINVAL on Windows): its own message says why.
+            if not isinstance(error, OSError) or error.errno not in (32, 104, 22):
+                self._failure = error
+                self._signal("SIGKILL")
+
+    def _wait(self, timeout: float | None, watch: Watch | None) -> None:
+        began = looked = since = time.monotonic()
+        moved = self._moved()
+        while self._process.poll() is None:
+            self._said[1].wait(LOOK)
+            now = time.monotonic()
+            if timeout is not None and now - began > timeout:
+                raise CommandFailed(f"{self.argv[0]} did not end within {timeout:g} s")
+            if now - looked > ASLEEP:  # the program may have been stopped, too
+                since += now - looked
+            looked = now
+            if (known := self._moved()) != moved:
+                moved, since = known, now
+            elif now - since > STALL:
+                self._check_stall(watch)
+                since = looked = time.monotonic()
+
+    def _moved(self) -> int:
+        """Bytes that went in or out so far."""
+        written = os.fstat(self._stdout.fileno()).st_size if self._stdout else 0
+        return self._fed + written
+
+    def _check_stall(self, watch: Watch | None) -> None:
+        """A program that loads may be silent for long: an index takes the time it takes.
+        Its `watch` knows whether the server is at work. A question is waited for."""
+        if watch is None and self._stdout is None:
+            return
+        why = watch() if watch else f"no data moved for {STALL:g} s"
+        if why:
+            raise Stalled(f"{Path(self.argv[0]).name} was ended: {why}", "Try again")
+
+    def _stop(self) -> None:
+        if self._process.poll() is None:
+            self._signal("SIGTERM")  # lets pg_dump cancel its query in the server
+            try:
+                self._process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                self._signal("SIGKILL")
+                self._process.wait()
+        for tail in self._said:
+            tail.wait(1)  # a child of the program may still have the pipe open
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with suppress(OSError):  # what was left in the buffer has no reader any more
+                if pipe:
+                    pipe.close()
+
+    def _signal(self, name: str) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, getattr(signal, name))
+            else:
+                self._process.terminate()
+
+
+class Tail:
+    """What a program says on a stream, read by a thread; of a flood the first block and the
+    last 2 MB."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        self._blocks: list[bytes] = []
+        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream: Any) -> None:
+        with suppress(OSError, ValueError):  # closed while a child of the program has it open
+            while stream and (block := stream.read1(BLOCK)):
+                self._blocks.append(block)
+                if len(self._blocks) > 64:
+                    del self._blocks[1:-32]
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of the stream."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        else:
+            time.sleep(min(seconds, 0.002))  # closed by a program that goes on
+
+    def text(self) -> str:
+        return b"".join(self._blocks).decode("utf-8", "replace")
+
+
+def start(
+    argv: Sequence[str], env: Mapping[str, str], stdin: Any, stdout: Any = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
+    """Start a program.
+
+    :raises Unreachable: it does not exist, or may not be executed.
+    """
+    options = popen_options(sys.platform)
+    env = client_environment(os.environ, env)
+    try:
+        return subprocess.Popen(
+            list(argv), env=env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, **options
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        error.__traceback__ = None  # its frames hold the environment as bytes
+    raise Unreachable(f"{argv[0]} was not found or cannot be executed")
+
+
+def attached(argv: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run a program on this terminal and return its exit status.
+
+    :raises Unreachable: it does not exist.
+    """
+    try:
+        return subprocess.call(list(argv), env=client_environment(os.environ, env))
+    except FileNotFoundError:
+        raise Unreachable(f"{argv[0]} was not found or cannot be executed") from None
+
+
+def popen_options(platform: str) -> dict[str, Any]:
+    """Children in a group of their own: Ctrl-C reaches repom alone, which then decides."""
+    if platform == "win32":
+        return {"creationflags": 0x00000200}  # CREATE_NEW_PROCESS_GROUP
+    return {"start_new_session": True}
+
+
+def display(argv: Sequence[str], platform: str = sys.platform) -> str:
+    """The command line as someone would type it on `platform`."""
+    return subprocess.list2cmdline(argv) if platform == "win32" else shlex.join(argv)
+
+
+def client_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program: without this process's PG* variables, messages in
+    English."""
+    kept = {k: v for k, v in environ.items() if not k.startswith("PG") or k in KEPT_PG}
+    full = {**kept, "LC_ALL": "C", "LANGUAGE": "C", **extra}
+    return {name: Hidden(value) for name, value in full.items()}

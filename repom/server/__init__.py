@@ -1,0 +1,1 @@
+"""`postgres.start` and its friends: Compose service, container, or local cluster."""

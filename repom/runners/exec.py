@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar
 
 from invoke.runners import Result
 
@@ -98,7 +98,14 @@ class ExecRunner:
         return result
 
     def run_on_file(
-        self, argv: Sequence[str], path: Path, *, listing: bytes = b"", **how: Any
+        self,
+        argv: Sequence[str],
+        path: Path,
+        *,
+        stdout: BinaryIO | None = None,
+        env: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
+        listing: bytes = b"",
     ) -> Result:
         """Bring the file in, compare its size, run, and remove it, in one `docker exec`.
 
@@ -107,22 +114,17 @@ class ExecRunner:
         """
         inside = f"/tmp/{self.session}-{secrets.token_hex(4)}"
         if path.is_dir():
-            return self._run_on_folder(argv, path, inside, **how)
+            size = sum(member.stat().st_size for member in path.iterdir())
+            wrapped = _staged(argv, inside, FOLDER, size)
+            return self.run(wrapped, stdin=packed(path), stdout=stdout, env=env, watch=watch)
         # dd takes no byte more than it is told, which not every head is true of.
-        first = f"dd bs=1 count={len(listing)} of={inside}-list 2>/dev/null; " if listing else ""
+        first = f"dd bs=1 count={len(listing)} of=$f-list 2>/dev/null; " if listing else ""
         argv = [*argv, f"--use-list={inside}-list"] if listing else argv
-        bring = f"{first}cat >{inside} || exit 74; [ $(wc -c <{inside}) -eq $0 ]"
-        wrapped = _staged(argv, inside, bring, path.stat().st_size)
+        wrapped = _staged(argv, inside, first + FILE, path.stat().st_size)
         with path.open("rb") as file:
             blocks = chain([listing], iter(lambda: file.read(1 << 20), b""))
-            return self.run(wrapped, stdin=blocks if listing else file, **how)
-
-    def _run_on_folder(self, argv: Sequence[str], path: Path, inside: str, **how: Any) -> Result:
-        """The same for a directory that `pg_dump --format=directory` made."""
-        size = sum(member.stat().st_size for member in path.iterdir())
-        bring = f"mkdir {inside} && tar -xf - -C {inside} || exit 74; "
-        bring += f"[ $(cat {inside}/* | wc -c) -eq $0 ]"
-        return self.run(_staged(argv, inside, bring, size), stdin=packed(path), **how)
+            stdin: Stdin = blocks if listing else file
+            return self.run(wrapped, stdin=stdin, stdout=stdout, env=env, watch=watch)
 
     def open(self, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         env = self._environment(env)
@@ -162,13 +164,18 @@ class ExecRunner:
         return [self.engine, "exec", *flags, self.container, *argv]
 
 
+#: How a file, or a directory of `pg_dump --format=directory`, comes in as $f; true when it
+#: has as many bytes as $0 says.
+FILE = "cat >$f || exit 74; [ $(wc -c <$f) -eq $0 ]"
+FOLDER = "mkdir $f && tar -xf - -C $f || exit 74; [ $(cat $f/* | wc -c) -eq $0 ]"
+
+
 def _staged(argv: Sequence[str], inside: str, bring: str, size: int) -> list[str]:
-    """The command that brings a file of `size` bytes in, runs `argv` on it and removes it."""
+    """The command that brings `size` bytes in as `inside`, runs `argv` on it and removes it."""
     script = (
-        f"{CALM}trap 'rm -rf {inside} {inside}-list' EXIT; trap 'exit 143' HUP INT TERM; "
-        f"umask 077; {SWEEP}"
-        f"{bring} || {{ echo 'the copy is incomplete' >&2; exit 74; }}; "
-        f'"$@" {inside}'
+        f"{SWEEP}f={inside}; {CALM}trap 'rm -rf $f $f-list' EXIT; trap 'exit 143' HUP INT TERM; "
+        f"umask 077; {bring} || {{ echo 'the copy is incomplete' >&2; exit 74; }}; "
+        '"$@" $f'
     )
     return ["sh", "-c", script, str(size), *argv]
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar
 
 from invoke.runners import Result
 
@@ -63,14 +63,21 @@ class HostRunner:
         )
 
     def run_on_file(
-        self, argv: Sequence[str], path: Path, *, listing: bytes = b"", **how: Any
+        self,
+        argv: Sequence[str],
+        path: Path,
+        *,
+        stdout: BinaryIO | None = None,
+        env: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
+        listing: bytes = b"",
     ) -> Result:
-        if not listing:
-            return self.run([*argv, str(path)], **how)
         with tempfile.NamedTemporaryFile(prefix="repom-") as file:
             file.write(listing)
             file.flush()
-            return self.run([*argv, f"--use-list={file.name}", str(path)], **how)
+            chosen = [f"--use-list={file.name}"] if listing else []
+            command = [*argv, *chosen, str(path)]
+            return self.run(command, stdout=stdout, env=env, watch=watch)
 
     def open(self, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         command = self._command(argv)

@@ -97,7 +97,7 @@ def test_a_wrong_manifest_spoils_only_its_own_backup(
     rewrite(bad, **fields)
 
     assert [bad.name, good.name] == [b.name for b in dbops.list_backups(settings)]
-    assert [False, True] == [b.is_verified for b in dbops.list_backups(settings)]
+    assert [b.is_verified for b in dbops.list_backups(settings)] == [False, True]
     assert good.name == upkeep.find_backup(settings).name
     assert not dbops.verify(None, settings).problems
     dbops.restore(good, settings)
@@ -114,7 +114,7 @@ def test_the_list_says_what_is_wrong(settings: Settings) -> None:
     short.path.write_bytes(b"")
     ended = invoke(settings.project, "db.list")
 
-    assert 0 == ended.status
+    assert ended.status == 0
     assert "manifest" in ended.out
     assert "size" in ended.out
 
@@ -209,7 +209,7 @@ def test_nothing_but_a_regular_file_is_read_or_waited_for(
                     verb()
             else:
                 verb()
-    assert "first" == title(settings.sqlite_path)
+    assert title(settings.sqlite_path) == "first"
 
 
 FORGED = {
@@ -230,7 +230,7 @@ def test_a_forged_note_ends_no_session(settings: Settings, note: dict[str, Any])
     (settings.backup_dir / ".shop.holder").write_text(json.dumps(note))
 
     with locked(settings.backup_dir, "shop", "backup", "repom-00000001") as killed:
-        assert "" == killed
+        assert killed == ""
 
 
 @posix
@@ -284,7 +284,7 @@ def test_a_backup_with_a_long_name_is_found_and_pruned(settings: Settings) -> No
     write(long.sqlite_path, "UPDATE album SET title = 'changed'")
     dbops.restore(upkeep.find_backup(long), long)
 
-    assert "long" == title(long.sqlite_path)
+    assert title(long.sqlite_path) == "long"
     assert {b.name for b in made[1:]} == {b.name for b in dbops.list_backups(settings)}
 
 
@@ -350,7 +350,7 @@ def test_an_empty_value_is_an_error_that_names_the_flag(
     before = {b.name for b in dbops.list_backups(settings)}
     ended = invoke(settings.project, *task)
 
-    assert 2 == ended.status, ended.err
+    assert ended.status == 2, ended.err
     assert task[-2] in ended.err
     assert ("second", before) == (
         title(settings.sqlite_path),
@@ -385,8 +385,8 @@ def test_the_library_refuses_them_too(
     with pytest.raises(SettingsError):
         call(settings, made)
 
-    assert "second" == title(settings.sqlite_path)
-    assert 1 == len(dbops.list_backups(settings))
+    assert title(settings.sqlite_path) == "second"
+    assert len(dbops.list_backups(settings)) == 1
 
 
 # -- what is confirmed is what is done ----------------------------------------------------
@@ -423,7 +423,7 @@ def test_a_backup_that_is_changed_while_the_question_waits_is_not_restored(
     with pytest.raises(Refused, match="changed"):
         carry_out(plan)
 
-    assert "second" == title(settings.sqlite_path)
+    assert title(settings.sqlite_path) == "second"
 
 
 def test_a_database_that_is_changed_while_the_question_waits_is_not_replaced(
@@ -465,7 +465,7 @@ def test_the_store_is_kept_out_of_version_control(settings: Settings) -> None:
     assert "backups" not in shown
     (settings.backup_dir / ".gitignore").write_text("mine")
     dbops.backup(settings)
-    assert "mine" == (settings.backup_dir / ".gitignore").read_text()
+    assert (settings.backup_dir / ".gitignore").read_text() == "mine"
 
 
 def test_a_folder_with_other_files_is_not_hidden(settings: Settings) -> None:
@@ -495,13 +495,13 @@ def test_a_store_that_cannot_be_written_to_is_read_from(
     caplog.set_level("INFO", logger="repom")
     write(read_only.sqlite_path, "UPDATE album SET title = 'second'")
 
-    assert 2 == len(dbops.list_backups(read_only))
+    assert len(dbops.list_backups(read_only)) == 2
     assert not dbops.verify(None, read_only).problems
     assert "Not recorded" in caplog.text
     dbops.restore(upkeep.find_backup(read_only), read_only)
-    assert "first" == title(read_only.sqlite_path)
+    assert title(read_only.sqlite_path) == "first"
     dbops.undo(read_only)
-    assert "second" == title(read_only.sqlite_path)
+    assert title(read_only.sqlite_path) == "second"
     for verb in (dbops.backup, dbops.prune):
         with pytest.raises(CommandFailed, match=str(read_only.backup_dir)):
             verb(read_only)
@@ -542,28 +542,28 @@ def test_a_backup_comes_from_standard_input(settings: Settings, tmp_path: Path) 
     write(settings.sqlite_path, "UPDATE album SET title = 'second'")
 
     asked = piped(settings, file=made.path)
-    assert (5, "second") == (asked.returncode, title(settings.sqlite_path)), asked.stderr
+    assert (asked.returncode, title(settings.sqlite_path)) == (5, "second"), asked.stderr
     assert "--yes" in asked.stderr
     done = piped(settings, "--yes", file=made.path)
-    assert (0, "first") == (done.returncode, title(settings.sqlite_path)), done.stderr
+    assert (done.returncode, title(settings.sqlite_path)) == (0, "first"), done.stderr
     into = piped(settings, "--into", "new.db", file=made.path)
-    assert (0, "first") == (into.returncode, title(settings.project / "new.db")), into.stderr
+    assert (into.returncode, title(settings.project / "new.db")) == (0, "first"), into.stderr
     empty = piped(settings, "--yes", file=Path(os.devnull))
-    assert 6 == empty.returncode, empty.stderr
+    assert empty.returncode == 6, empty.stderr
     cut = tmp_path / "cut"
     cut.write_bytes(made.path.read_bytes()[:-9])
-    assert 6 == piped(settings, "--yes", file=cut).returncode
-    assert "first" == title(settings.sqlite_path)
+    assert piped(settings, "--yes", file=cut).returncode == 6
+    assert title(settings.sqlite_path) == "first"
 
 
 def test_into_what_does_not_exist_asks_nothing(settings: Settings) -> None:
     dbops.backup(settings)
     ended = invoke(settings.project, "db.restore", "--latest", "--into", "new.db")
 
-    assert 0 == ended.status, ended.err
-    assert "first" == title(settings.project / "new.db")
+    assert ended.status == 0, ended.err
+    assert title(settings.project / "new.db") == "first"
     again = invoke(settings.project, "db.restore", "--latest", "--into", "new.db")
-    assert 5 == again.status
+    assert again.status == 5
 
 
 CONNECTED = """
@@ -585,7 +585,7 @@ def test_the_question_says_who_is_connected_and_what_else_changes(
     (settings.project / "tasks.py").write_text(CONNECTED)
     asked = invoke(settings.project, *task)
 
-    assert 5 == asked.status
+    assert asked.status == 5
     assert "psql (ann), web (2)" in asked.err
     assert "Owners change." in asked.err
 
@@ -613,7 +613,7 @@ def test_a_dry_run_claims_nothing(settings: Settings, task: list[str]) -> None:
     dbops.restore(made, settings)
     ended = invoke(settings.project, "--dry", *task)
 
-    assert 0 == ended.status, ended.err
+    assert ended.status == 0, ended.err
     assert "Would " in ended.err
     for claim in ("is pinned", "drill (", "drill,", " deleted\n", "archive"):
         assert claim not in ended.out.replace("would be deleted", "")
@@ -629,7 +629,7 @@ def test_only_damage_is_damage(settings: Settings, monkeypatch: pytest.MonkeyPat
     with pytest.raises(CommandFailed) as caught:
         dbops.verify(None, settings)
 
-    assert 1 == caught.value.exit_status
+    assert caught.value.exit_status == 1
     assert made.verified == dbops.list_backups(settings)[0].verified
     assert made.name == upkeep.find_backup(settings).name
 
@@ -652,4 +652,4 @@ def test_two_restores_at_once_are_one(settings: Settings) -> None:
     for each in threads:
         each.join()
 
-    assert 3 == len([e for e in ended if isinstance(e, Refused)]), ended
+    assert len([e for e in ended if isinstance(e, Refused)]) == 3, ended

@@ -92,13 +92,13 @@ def test_a_backup_is_in_the_store_and_proven(settings: Settings) -> None:
     made = dbops.backup(settings, label="first")
 
     assert [made.as_json()] == [backup.as_json() for backup in dbops.list_backups(settings)]
-    assert ("sqlite", "shop.db", "sqlite", "file", "first") == (
+    assert (
         made.backend,
         made.database,
         made.format,
         made.via,
         made.label,
-    )
+    ) == ("sqlite", "shop.db", "sqlite", "file", "first")
     assert (made.path.stat().st_size, True) == (made.size, made.is_verified)
     assert sqlite3.sqlite_version == made.server_version == made.tool_version
     assert {made.name, made.manifest.name} == files(settings.backup_dir).keys()
@@ -113,7 +113,7 @@ def test_the_library_prints_nothing_and_asks_nothing(
     dbops.verify(made.name, settings)
     dbops.prune(settings)
 
-    assert ("", "") == capfd.readouterr()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_settings_those_of_the_working_directory_hold(settings: Settings) -> None:
@@ -206,8 +206,8 @@ def test_two_projects_with_one_folder_leave_each_others_backups_alone(
 
     assert "they belong to another server or project" in caplog.text
     assert theirs | {mine[-1]} == stored(settings)
-    assert [] == [b.name for b, _ in dbops.prune(settings, keep=1).deleted]
-    assert 1 == len(dbops.prune(other, keep=1).deleted)
+    assert [b.name for b, _ in dbops.prune(settings, keep=1).deleted] == []
+    assert len(dbops.prune(other, keep=1).deleted) == 1
 
 
 def test_the_latest_is_not_another_projects(
@@ -222,7 +222,7 @@ def test_the_latest_is_not_another_projects(
     store.Store(settings.backup_dir).delete(mine)
     assert theirs.name == upkeep.find_backup(settings).name
     assert f"{theirs.name} is a backup of the project in {elsewhere}" in caplog.text
-    assert [] == list(dbops.prune(settings, keep=1).deleted)
+    assert list(dbops.prune(settings, keep=1).deleted) == []
     shutil.rmtree(elsewhere)  # it was moved here
     assert theirs.name == upkeep.find_backup(settings).name
 
@@ -231,7 +231,7 @@ def test_a_file_of_another_length_is_not_listed_as_verified(settings: Settings) 
     made = dbops.backup(settings)
     made.path.write_bytes(made.path.read_bytes()[:-1])
 
-    assert [()] == [b.verified for b in dbops.list_backups(settings)]
+    assert [b.verified for b in dbops.list_backups(settings)] == [()]
 
 
 def test_what_is_only_put_aside_is_not_said_to_push_a_kept_one_out(
@@ -244,7 +244,7 @@ def test_what_is_only_put_aside_is_not_said_to_push_a_kept_one_out(
     dbops.restore(made, settings)
 
     assert "Deleting the older undo copy" not in caplog.text
-    assert 1 == len(undoable(settings))
+    assert len(undoable(settings)) == 1
     dbops.restore(made, settings)
     assert "Deleting the older undo copy" in caplog.text
 
@@ -258,7 +258,7 @@ def test_an_in_place_restore_of_sqlite_is_kept_for_an_undo_like_any_other(
         rename(settings, text)
         assert dbops.restore(made, settings, in_place=True).replaced
 
-    assert 2 == len(undoable(settings))
+    assert len(undoable(settings)) == 2
 
 
 def test_what_backup_returns_can_be_verified_and_pinned(settings: Settings) -> None:
@@ -278,7 +278,7 @@ def test_a_backup_from_the_future_is_told_and_not_deleted(
 
     assert f"{made.name} is dated in the future" in caplog.text
     assert after.name == upkeep.find_backup(settings).name
-    assert [] == [b.name for b, _ in dbops.prune(settings, keep=1).deleted]
+    assert [b.name for b, _ in dbops.prune(settings, keep=1).deleted] == []
     assert {made.name, after.name} == stored(settings)
 
 
@@ -286,7 +286,7 @@ def test_the_manifest_says_where_a_backup_comes_from(settings: Settings) -> None
     origin = dbops.backup(replace(settings, address=Address(password="canary"), keep=3)).origin
 
     assert str(settings.project) == origin.project
-    assert ("custom", 3, None) == tuple(origin.settings[k] for k in ("format", "keep", "host"))
+    assert tuple(origin.settings[k] for k in ("format", "keep", "host")) == ("custom", 3, None)
     assert "canary" not in str(origin)
 
 
@@ -359,10 +359,10 @@ def test_a_backup_is_restored_by_its_name_or_path(
 
     done = dbops.restore(named(made), settings)
 
-    assert "first" == title(settings)
+    assert title(settings) == "first"
     assert ("shop.db", made.name) == (done.database, done.backup)
     assert done.replaced
-    assert "second" == title(replace(settings, sqlite=done.replaced))
+    assert title(replace(settings, sqlite=done.replaced)) == "second"
 
 
 FOREIGN: dict[str, Change] = {
@@ -383,7 +383,7 @@ def test_any_sqlite_file_is_restored_whatever_its_name(
 
     assert plan_restore(name, settings).foreign
     dbops.restore(name, settings)
-    assert "first" == title(settings)
+    assert title(settings) == "first"
 
 
 @pytest.mark.parametrize(
@@ -459,7 +459,7 @@ def test_a_damaged_backup_is_found_before_anything_is_touched(
     with pytest.raises(Damaged) as caught:
         dbops.restore(made.name, settings)
 
-    assert 6 == caught.value.exit_status
+    assert caught.value.exit_status == 6
     assert before == files(settings.project)
 
 
@@ -469,7 +469,7 @@ def test_a_restore_into_a_new_file_leaves_the_database_alone(settings: Settings)
 
     done = dbops.restore(made, settings, into="copy.db")
 
-    assert ("second", "first") == (title(settings), title(replace(settings, sqlite="copy.db")))
+    assert (title(settings), title(replace(settings, sqlite="copy.db"))) == ("second", "first")
     assert done.replaced is None
 
 
@@ -488,7 +488,7 @@ def test_a_database_that_is_gone_comes_back(settings: Settings) -> None:
     settings.sqlite_path.unlink()
 
     assert dbops.restore(made, settings).replaced is None
-    assert "first" == title(settings)
+    assert title(settings) == "first"
 
 
 def test_a_backup_of_another_database_may_be_restored(settings: Settings) -> None:
@@ -498,7 +498,7 @@ def test_a_backup_of_another_database_may_be_restored(settings: Settings) -> Non
 
     dbops.restore(made, other)
 
-    assert ("first", "first") == (title(other), title(settings))
+    assert (title(other), title(settings)) == ("first", "first")
 
 
 # -- undo ---------------------------------------------------------------------------------
@@ -513,9 +513,9 @@ def test_an_undo_is_its_own_inverse(settings: Settings) -> None:
     for _ in range(4):
         dbops.undo(settings)
         seen.append(title(settings))
-        assert 1 == len(undoable(settings))
+        assert len(undoable(settings)) == 1
 
-    assert ["second", "first", "second", "first"] == seen
+    assert seen == ["second", "first", "second", "first"]
 
 
 def test_nothing_to_undo_is_4(settings: Settings) -> None:
@@ -524,7 +524,7 @@ def test_nothing_to_undo_is_4(settings: Settings) -> None:
     with pytest.raises(NotFound, match=r"There is no undo copy of shop\.db") as caught:
         dbops.undo(settings)
 
-    assert 4 == caught.value.exit_status
+    assert caught.value.exit_status == 4
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
@@ -567,7 +567,7 @@ def test_a_drill_restores_for_real_and_leaves_nothing(settings: Settings) -> Non
     found = dbops.verify(None, settings, drill=True)
 
     assert "drill" in found.verified
-    assert {"album": 1} == found.rows
+    assert found.rows == {"album": 1}
     assert ("second", before) == (title(settings), files(settings.project).keys())
 
 
@@ -578,9 +578,9 @@ def test_a_damaged_backup_no_longer_counts(settings: Settings, change: Change) -
 
     found = dbops.verify(bad.name, settings)
 
-    assert () == found.verified
+    assert found.verified == ()
     assert found.problems
-    assert [False, True] == [b.is_verified for b in dbops.list_backups(settings)]
+    assert [b.is_verified for b in dbops.list_backups(settings)] == [False, True]
     assert good.name == dbops.verify(None, settings).name
 
 
@@ -590,7 +590,7 @@ def test_a_file_from_elsewhere_is_read_and_never_proven(settings: Settings) -> N
 
     found = dbops.verify("theirs", settings)
 
-    assert (("archive",), ()) == (found.verified, found.problems)
+    assert (found.verified, found.problems) == (("archive",), ())
     assert before == files(settings.project).keys()
 
 
@@ -654,14 +654,14 @@ def test_a_dry_run_in_a_fresh_project_makes_no_folder(settings: Settings) -> Non
     dbops.backup(dry)
     dbops.prune(dry)
 
-    assert ["shop.db"] == [path.name for path in settings.project.iterdir()]
+    assert [path.name for path in settings.project.iterdir()] == ["shop.db"]
 
 
 def test_a_dry_pin_pins_nothing(settings: Settings) -> None:
     made = dbops.backup(settings)
     dbops.pin(made.name, replace(settings, dry=True))
 
-    assert [False] == [b.pinned for b in dbops.list_backups(settings)]
+    assert [b.pinned for b in dbops.list_backups(settings)] == [False]
 
 
 # -- one at a time ------------------------------------------------------------------------
@@ -691,7 +691,7 @@ def test_while_another_is_at_work_nothing_is_done(
     ):
         work(settings, made)
 
-    assert 5 == caught.value.exit_status
+    assert caught.value.exit_status == 5
     assert before == files(settings.project)
 
 

@@ -84,10 +84,10 @@ def test_the_running_container_is_used_when_it_is_the_configured_server(
     choice = choosing(docker, via=via, host=host, port=port)
 
     assert isinstance(choice.runner, ExecRunner)
-    assert ("id-of-repom_postgres", "container repom_postgres") == (
+    assert (
         choice.runner.container,
         choice.runner.where,
-    )
+    ) == ("id-of-repom_postgres", "container repom_postgres")
 
 
 @pytest.mark.parametrize("host", ELSEWHERE)
@@ -97,8 +97,8 @@ def test_a_server_elsewhere_is_reached_from_the_host_and_docker_is_not_asked(
 ) -> None:
     choice = choosing(docker, host=host, port=port)
 
-    assert ("host", "") == (choice.runner.via, choice.fallback)
-    assert [] == docker.calls
+    assert (choice.runner.via, choice.fallback) == ("host", "")
+    assert docker.calls == []
 
 
 @pytest.mark.parametrize("host", ELSEWHERE)
@@ -106,7 +106,7 @@ def test_docker_together_with_another_host_is_an_error(docker: FakeDocker, host:
     with pytest.raises(SettingsError, match=rf"REPOM_VIA is docker.*{host}") as caught:
         choosing(docker, via="docker", host=host)
 
-    assert 2 == caught.value.exit_status
+    assert caught.value.exit_status == 2
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
@@ -118,7 +118,7 @@ def test_a_loopback_port_that_the_container_does_not_publish_is_another_server(
 
     choice = choosing(docker, host=host, port=5432)
 
-    assert ("host", "") == (choice.runner.via, choice.fallback)
+    assert (choice.runner.via, choice.fallback) == ("host", "")
     assert ([PORTS] if ports else []) == talk.messages
     with pytest.raises(SettingsError, match="does not publish port 5432"):
         choosing(docker, via="docker", host=host, port=5432)
@@ -128,7 +128,7 @@ def test_a_loopback_port_that_the_container_does_not_publish_is_another_server(
 def test_a_published_port_is_the_container(docker: FakeDocker, ports: tuple[int, ...]) -> None:
     shows(docker, inspected(ports=ports))
 
-    assert "docker" == choosing(docker, host="localhost", port=5432).runner.via
+    assert choosing(docker, host="localhost", port=5432).runner.via == "docker"
 
 
 @pytest.mark.parametrize(
@@ -149,22 +149,22 @@ def test_a_container_on_the_hosts_network_has_its_servers_port(
 def test_host_forces_the_host_and_docker_is_not_asked(
     docker: FakeDocker, talk: pytest.LogCaptureFixture, host: str | None
 ) -> None:
-    assert "host" == choosing(docker, via="host", host=host).runner.via
-    assert ([], "") == (docker.calls, talk.text)
+    assert choosing(docker, via="host", host=host).runner.via == "host"
+    assert (docker.calls, talk.text) == ([], "")
 
 
 def test_the_container_in_use_is_named(docker: FakeDocker, talk: pytest.LogCaptureFixture) -> None:
     shows(docker, inspected())
     choosing(docker)
 
-    assert ["Using Docker container: repom_postgres"] == talk.messages
+    assert talk.messages == ["Using Docker container: repom_postgres"]
 
 
 def test_the_container_is_asked_about_once(docker: FakeDocker) -> None:
     shows(docker, inspected())
     choosing(docker)
 
-    assert ["container inspect repom_postgres"] == docker.calls
+    assert docker.calls == ["container inspect repom_postgres"]
 
 
 def test_echo_and_dry_reach_the_runner_and_the_question_is_asked_all_the_same(
@@ -176,7 +176,7 @@ def test_echo_and_dry_reach_the_runner_and_the_question_is_asked_all_the_same(
     assert isinstance(choice.runner, ExecRunner)
     assert choice.runner.echo
     assert choice.runner.dry
-    assert 1 == len(docker.calls)
+    assert len(docker.calls) == 1
 
 
 PORTS = (
@@ -209,10 +209,10 @@ TROUBLES = {
 
 def falls_back(choice: Choice, talk: pytest.LogCaptureFixture, state: str) -> None:
     message = f"Container repom_postgres is not running ({state})"
-    assert "host" == choice.runner.via
+    assert choice.runner.via == "host"
     assert message == choice.fallback
     assert [f"{message}, using host pg_dump"] == talk.messages
-    assert [logging.WARNING] == [record.levelno for record in talk.records]
+    assert [record.levelno for record in talk.records] == [logging.WARNING]
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -309,7 +309,7 @@ def test_docker_forced_and_not_running_says_what_to_do(docker: FakeDocker, state
     with pytest.raises(Unreachable) as caught:
         choosing(docker, via="docker")
 
-    assert 3 == caught.value.exit_status
+    assert caught.value.exit_status == 3
     assert f"Container repom_postgres is not running ({state})" == caught.value.message
     assert "postgres.start" in caught.value.hint
 
@@ -369,7 +369,7 @@ def test_what_an_engine_leaves_out_is_nothing(docker: FakeDocker) -> None:
 
     found = find(docker.program, "repom_postgres", None, Path.cwd())
 
-    assert ((), {}, True) == (found.bindings, found.labels, found.running)
+    assert (found.bindings, found.labels, found.running) == ((), {}, True)
 
 
 def item(ports: Any = None, bindings: Any = None, mode: str = "default") -> dict[str, Any]:
@@ -477,7 +477,7 @@ def test_the_port_of_another_service_in_the_container_is_another_server(
     shown["NetworkSettings"]["Ports"]["8080/tcp"] = [{"HostIp": "0.0.0.0", "HostPort": "8432"}]
     shows(docker, shown)
 
-    assert "host" == choosing(docker, host="localhost", port=8432).runner.via
+    assert choosing(docker, host="localhost", port=8432).runner.via == "host"
 
 
 # -- the Compose service ------------------------------------------------------------------
@@ -513,7 +513,7 @@ def test_a_compose_service_is_found_by_its_labels(docker: FakeDocker, host: str 
 
     choice = choosing(docker, service="db", host=host)
 
-    assert "container shop-db-1" == choice.runner.where
+    assert choice.runner.where == "container shop-db-1"
 
 
 @pytest.mark.parametrize(
@@ -545,7 +545,7 @@ def test_a_folder_above_or_below_is_another_project_and_told_of(
 
     choice = choosing(docker, service="db")
 
-    assert "Container of the Compose service db is not running (absent)" == choice.fallback
+    assert choice.fallback == "Container of the Compose service db is not running (absent)"
     assert (
         f"Container x is the service db of the Compose project in {there};"
         " to use it, set REPOM_CONTAINER to x"
@@ -556,7 +556,7 @@ def test_a_folder_above_or_below_is_another_project_and_told_of(
 def test_a_label_that_is_no_path_names_no_folder(docker: FakeDocker, label: str) -> None:
     compose(docker, service("x", **{"project.working_dir": label}))
 
-    assert "absent" == of_service(docker).state
+    assert of_service(docker).state == "absent"
 
 
 CONFIG = "compose --project-directory {} --profile * config --format json"
@@ -583,7 +583,7 @@ def test_another_compose_project_of_this_folder_alone_is_not_it(
     compose(docker, service("ci-db-1", project="ci"))
     says(docker, "shop", "db")
 
-    assert "host" == choosing(docker, service="db").runner.via
+    assert choosing(docker, service="db").runner.via == "host"
     assert "set REPOM_CONTAINER to ci-db-1" in talk.text
 
 
@@ -603,7 +603,7 @@ def test_an_odd_answer_of_compose_is_silence(docker: FakeDocker, answer: str) ->
     compose(docker, service("shop-db-1", project="shop"))
     docker.answers("compose", answer)
 
-    assert "shop-db-1" == of_service(docker).name
+    assert of_service(docker).name == "shop-db-1"
 
 
 def test_what_compose_quotes_of_a_dotenv_file_is_not_passed_on(docker: FakeDocker) -> None:
@@ -620,7 +620,7 @@ def test_what_compose_quotes_of_a_dotenv_file_is_not_passed_on(docker: FakeDocke
 def test_a_project_folder_that_begins_alike_is_another(docker: FakeDocker) -> None:
     compose(docker, service("x", **{"project.working_dir": f"{Path.cwd()}-two"}))
 
-    assert "absent" == of_service(docker).state
+    assert of_service(docker).state == "absent"
 
 
 def test_a_compose_project_reached_through_a_link_is_the_same(
@@ -630,7 +630,7 @@ def test_a_compose_project_reached_through_a_link_is_the_same(
     (tmp_path / "link").symlink_to(tmp_path / "real")
     compose(docker, service("x", **{"project.working_dir": str(tmp_path / "link")}))
 
-    assert "x" == of_service(docker, tmp_path / "real").name
+    assert of_service(docker, tmp_path / "real").name == "x"
 
 
 def test_no_container_of_the_service_is_named_as_such(
@@ -639,7 +639,7 @@ def test_no_container_of_the_service_is_named_as_such(
     compose(docker)
     choice = choosing(docker, service="db")
 
-    assert "Container of the Compose service db is not running (absent)" == choice.fallback
+    assert choice.fallback == "Container of the Compose service db is not running (absent)"
 
 
 @pytest.mark.parametrize("via", ["auto", "docker"])
@@ -650,7 +650,7 @@ def test_a_service_that_the_compose_file_lacks_is_an_error(docker: FakeDocker, v
     with pytest.raises(SettingsError, match="REPOM_COMPOSE_SERVICE is 'db'") as caught:
         choosing(docker, service="db", via=via)
 
-    assert (2, "Set it to one of: database, web") == (caught.value.exit_status, caught.value.hint)
+    assert (caught.value.exit_status, caught.value.hint) == (2, "Set it to one of: database, web")
 
 
 @pytest.mark.parametrize(
@@ -676,7 +676,7 @@ def test_a_service_without_a_container_is_absent(
 def test_the_running_one_of_several_is_the_service(docker: FakeDocker) -> None:
     compose(docker, service("shop-db-1", "exited"), service("shop-db-2"))
 
-    assert "shop-db-2" == of_service(docker).name
+    assert of_service(docker).name == "shop-db-2"
 
 
 @pytest.mark.parametrize("state", ["running", "exited"])
@@ -729,7 +729,7 @@ def test_an_engine_on_another_machine_is_remote(
 def test_an_engine_without_contexts_is_local(docker: FakeDocker) -> None:
     docker.answers("context inspect", stderr="unknown command", status=125)
 
-    assert "" == endpoint(docker.program)
+    assert endpoint(docker.program) == ""
     assert not is_remote("")
 
 
@@ -739,4 +739,4 @@ def test_the_users_own_configuration_of_docker_reaches_it(
     docker.runs("show", 'printf %s "$DOCKER_CONFIG"')
     monkeypatch.setenv("DOCKER_CONFIG", "/mine")
 
-    assert "/mine" == Engine(docker.program).ask("show")
+    assert Engine(docker.program).ask("show") == "/mine"

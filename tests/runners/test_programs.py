@@ -29,7 +29,7 @@ def test_programs_are_of_the_servers_major_or_the_nearest_newer(
 
 
 def test_of_two_folders_of_one_major_the_first_is_taken() -> None:
-    assert "/usual" == fitting(17, [(17, "/usual"), (17, "/path")])
+    assert fitting(17, [(17, "/usual"), (17, "/path")]) == "/usual"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_without_a_fitting_program_both_versions_are_named(there: list[int], sai
     with pytest.raises(Unreachable) as caught:
         fitting(18, [(major, "/bin") for major in there])
 
-    assert 3 == caught.value.exit_status
+    assert caught.value.exit_status == 3
     assert "The server is PostgreSQL 18" in caught.value.message
     assert caught.value.message.endswith(f"are {said}")
     assert "18" in caught.value.hint or "Install" in caught.value.hint
@@ -144,8 +144,8 @@ def test_each_folder_has_a_version_of_its_own(host: Path) -> None:
     old = put(host / "usual/15/bin", "psql (PostgreSQL) 15.18 (Debian 15.18-1.pgdg12+1)", to="psql")
     new = put(host / "usual/18/bin", "psql (PostgreSQL) 18beta1", to="psql")
 
-    assert (150018, 180000) == (version_num("psql", old), version_num("psql", new))
-    assert 0 == version_num("psql", str(host))
+    assert (version_num("psql", old), version_num("psql", new)) == (150018, 180000)
+    assert version_num("psql", str(host)) == 0
 
 
 def test_programs_that_cannot_be_run_do_not_spoil_the_others(host: Path) -> None:
@@ -159,7 +159,7 @@ def test_programs_that_cannot_be_run_do_not_spoil_the_others(host: Path) -> None
 def test_a_wrapper_that_cannot_find_its_program_does_not_count(host: Path) -> None:
     put(host / "path", "Error: You must install at least one postgresql-client package", 1)
 
-    assert () == installed()
+    assert installed() == ()
     with pytest.raises(Unreachable, match="pg_dump is not installed on this host"):
         newest()
 

@@ -57,7 +57,7 @@ def test_bytes_of_every_value_go_from_file_to_file_unchanged(tmp_path: Path) -> 
     with (tmp_path / "in").open("rb") as stdin, (tmp_path / "out").open("w+b") as stdout:
         HostRunner().run(COPY, stdin=stdin, stdout=stdout)
 
-    assert EVERY_BYTE == (tmp_path / "out").read_bytes()
+    assert (tmp_path / "out").read_bytes() == EVERY_BYTE
 
 
 @pytest.mark.parametrize("size", [1000, 1 << 16, 1 << 20])
@@ -66,16 +66,16 @@ def test_bytes_of_every_value_are_pumped_unchanged(tmp_path: Path, size: int) ->
     with (tmp_path / "out").open("w+b") as stdout:
         HostRunner().run(COPY, stdin=blocks, stdout=stdout)
 
-    assert EVERY_BYTE == (tmp_path / "out").read_bytes()
+    assert (tmp_path / "out").read_bytes() == EVERY_BYTE
 
 
 @pytest.mark.parametrize("blocks", [[], iter([]), [b""]], ids=["list", "iterator", "empty block"])
 def test_nothing_to_pump_is_an_empty_input(blocks: Iterable[bytes]) -> None:
-    assert "" == HostRunner().run(COPY, stdin=blocks, timeout=2).stdout
+    assert HostRunner().run(COPY, stdin=blocks, timeout=2).stdout == ""
 
 
 def test_no_input_is_an_empty_input_and_not_this_process_own() -> None:
-    assert "" == HostRunner().run(COPY).stdout
+    assert HostRunner().run(COPY).stdout == ""
 
 
 def test_text_is_captured_as_utf8_whole_characters_at_a_time() -> None:
@@ -91,13 +91,13 @@ def test_text_is_captured_as_utf8_whole_characters_at_a_time() -> None:
 def test_bytes_that_are_no_text_do_no_harm() -> None:
     result = HostRunner().run(python("sys.stdout.buffer.write(b'a\\xff\\xfeb')"))
 
-    assert "a��b" == result.stdout
+    assert result.stdout == "a��b"
 
 
 def test_output_and_messages_are_kept_apart() -> None:
     result = HostRunner().run(python("print('out'); print('err', file=sys.stderr)"))
 
-    assert ("out\n", "err\n", 0) == (result.stdout, result.stderr, result.exited)
+    assert (result.stdout, result.stderr, result.exited) == ("out\n", "err\n", 0)
 
 
 @pytest.mark.parametrize("stdin", [None, [b"x" * 5_000_000]], ids=["no input", "unread input"])
@@ -108,7 +108,7 @@ def test_a_flood_of_messages_does_not_stop_the_output(
     with (tmp_path / "out").open("w+b") as stdout:
         result = HostRunner().run(flood, stdin=stdin, stdout=stdout, timeout=20)
 
-    assert b"done\n" == (tmp_path / "out").read_bytes()
+    assert (tmp_path / "out").read_bytes() == b"done\n"
     assert 0 < len(result.stderr) < 6_000_000
 
 
@@ -126,7 +126,7 @@ def test_a_program_that_stops_reading_speaks_for_itself() -> None:
     with pytest.raises(UnexpectedExit) as caught:
         HostRunner().run(argv, stdin=(b"x" * 65536 for _ in range(200)), timeout=20)
 
-    assert ("enough", 3) == (caught.value.result.stderr, caught.value.result.exited)
+    assert (caught.value.result.stderr, caught.value.result.exited) == ("enough", 3)
 
 
 # -- failures -----------------------------------------------------------------------------
@@ -159,13 +159,13 @@ def test_a_failure_is_an_exception_with_the_programs_words() -> None:
     with pytest.raises(UnexpectedExit) as caught:
         HostRunner().run(python("sys.stderr.write('no'); sys.exit(4)"))
 
-    assert ("no", 4) == (caught.value.result.stderr, caught.value.result.exited)
+    assert (caught.value.result.stderr, caught.value.result.exited) == ("no", 4)
 
 
 def test_a_failure_that_is_expected_is_a_result() -> None:
     result = HostRunner().run(python("sys.exit(4)"), warn=True)
 
-    assert (4, False) == (result.exited, result.ok)
+    assert (result.exited, result.ok) == (4, False)
 
 
 @pytest.mark.parametrize("warn", [False, True])
@@ -173,7 +173,7 @@ def test_a_missing_program_is_unreachable(warn: bool) -> None:
     with pytest.raises(Unreachable, match="no-such-program was not found") as caught:
         HostRunner().run(["no-such-program"], warn=warn)
 
-    assert 3 == caught.value.exit_status
+    assert caught.value.exit_status == 3
 
 
 def test_a_program_that_may_not_be_run_is_unreachable(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_missing_program_on_the_terminal_is_unreachable() -> None:
 
 
 def test_a_program_on_the_terminal_returns_its_status() -> None:
-    assert 7 == HostRunner().interactive(python("sys.exit(7)"), {})
+    assert HostRunner().interactive(python("sys.exit(7)"), {}) == 7
 
 
 def test_programs_are_taken_from_the_folder_that_was_chosen(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_echo_goes_to_the_log_and_shows_no_secret(
 
     assert "'a b'" in caplog.text
     assert "s3cret" not in caplog.text
-    assert ("", "") == capfd.readouterr()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_dry_run_shows_the_command_and_runs_nothing(
@@ -285,20 +285,20 @@ def test_a_dry_run_shows_the_command_and_runs_nothing(
     caplog.set_level(logging.INFO, logger="repom")
     result = HostRunner(dry=True).run(python("open('made', 'w')"))
 
-    assert (True, "") == (result.ok, result.stdout)
+    assert (result.ok, result.stdout) == (True, "")
     assert sys.executable in caplog.text
-    assert [] == list(tmp_path.iterdir())
-    assert ("", "") == capfd.readouterr()
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_question_is_asked_in_a_dry_run_too() -> None:
-    assert "x\n" == HostRunner(dry=True).run(python("print('x')"), dry=False).stdout
+    assert HostRunner(dry=True).run(python("print('x')"), dry=False).stdout == "x\n"
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     HostRunner().run(python("print('x'); print('y', file=sys.stderr)"), warn=True)
 
-    assert ("", "") == capfd.readouterr()
+    assert capfd.readouterr() == ("", "")
 
 
 # -- the environment ----------------------------------------------------------------------
@@ -311,16 +311,18 @@ def test_nobodys_libpq_variables_redirect_a_program(monkeypatch: pytest.MonkeyPa
 
     said = HostRunner().run(show, env={"PGPASSWORD": "mine"}).stdout.split()
 
-    assert ["PGPASSFILE=theirs", "PGPASSWORD=mine", "PGSSLCERT=theirs"] == [
-        each for each in said if not each.startswith("PGAPPNAME=repom-")
+    assert [each for each in said if not each.startswith("PGAPPNAME=repom-")] == [
+        "PGPASSFILE=theirs",
+        "PGPASSWORD=mine",
+        "PGSSLCERT=theirs",
     ]
-    assert 4 == len(said)
+    assert len(said) == 4
 
 
 def test_messages_are_in_english_whatever_the_users_language() -> None:
     env = client_environment({"LANG": "de_DE.UTF-8", "LC_ALL": "de_DE", "PATH": "/bin"}, {})
 
-    assert {"LANG": "de_DE.UTF-8", "LC_ALL": "C", "LANGUAGE": "C", "PATH": "/bin"} == env
+    assert env == {"LANG": "de_DE.UTF-8", "LC_ALL": "C", "LANGUAGE": "C", "PATH": "/bin"}
 
 
 def test_every_runner_has_a_session_of_its_own() -> None:
@@ -401,7 +403,7 @@ def test_a_whole_stream_is_taken_without_its_proof(inside: ExecRunner, tmp_path:
         inside.run(COPY, stdin=[EVERY_BYTE], stdout=stdout)
 
         assert len(EVERY_BYTE) == stdout.tell()
-    assert EVERY_BYTE == (tmp_path / "out").read_bytes()
+    assert (tmp_path / "out").read_bytes() == EVERY_BYTE
 
 
 LOST = {
@@ -445,8 +447,8 @@ def test_a_program_that_fails_in_the_container_gives_no_proof(
     with (tmp_path / "out").open("w+b") as stdout, pytest.raises(UnexpectedExit) as caught:
         inside.run(argv, stdout=stdout)
 
-    assert 3 == caught.value.result.exited
-    assert b"half" == (tmp_path / "out").read_bytes()
+    assert caught.value.result.exited == 3
+    assert (tmp_path / "out").read_bytes() == b"half"
 
 
 def test_arguments_reach_the_program_as_they_are(inside: ExecRunner, tmp_path: Path) -> None:
@@ -464,7 +466,7 @@ def test_a_password_goes_by_the_environment_alone(inside: ExecRunner, docker: Fa
 
     said = inside.run(show, env={"PGPASSWORD": "s3cret"}).stdout
 
-    assert "s3cret\n" == said
+    assert said == "s3cret\n"
     assert "s3cret" not in "".join(docker.calls)
     assert " -e PGPASSWORD the-id " in docker.calls[0]
 
@@ -482,7 +484,7 @@ def test_a_dry_run_needs_no_proof(docker: FakeDocker, tmp_path: Path) -> None:
     with (tmp_path / "out").open("w+b") as stdout:
         assert runner.run(["pg_dump"], stdout=stdout).ok
 
-    assert [] == docker.calls
+    assert docker.calls == []
 
 
 # -- a file for a program -----------------------------------------------------------------
@@ -511,7 +513,7 @@ def test_in_the_container_a_private_copy_is_read_and_removed(
 
     assert (str(len(EVERY_BYTE)), "600") == (size, mode)
     assert path.startswith(f"/tmp/{inside.session}-")
-    assert [] == copies(inside)
+    assert copies(inside) == []
 
 
 def test_the_copy_is_removed_when_the_program_fails(inside: ExecRunner, tmp_path: Path) -> None:
@@ -520,8 +522,8 @@ def test_the_copy_is_removed_when_the_program_fails(inside: ExecRunner, tmp_path
     with pytest.raises(UnexpectedExit) as caught:
         inside.run_on_file(python("sys.exit(5)"), tmp_path / "in")
 
-    assert 5 == caught.value.result.exited
-    assert [] == copies(inside)
+    assert caught.value.result.exited == 5
+    assert copies(inside) == []
 
 
 def test_a_copy_that_is_incomplete_is_not_used(docker: FakeDocker, tmp_path: Path) -> None:
@@ -534,7 +536,7 @@ def test_a_copy_that_is_incomplete_is_not_used(docker: FakeDocker, tmp_path: Pat
 
     assert "the copy is incomplete" in caught.value.result.stderr
     assert not Path("ran").exists()
-    assert [] == copies(runner)
+    assert copies(runner) == []
 
 
 def test_no_exception_shows_a_secret(tmp_path: Path) -> None:
@@ -557,7 +559,7 @@ def test_a_silent_program_is_ended_when_its_watch_says_why(monkeypatch: pytest.M
         argv = [sys.executable, "-c", "import time; time.sleep(30)"]
         HostRunner().run(argv, watch=lambda: "nobody answers")
 
-    assert 10 > time.monotonic() - begun
+    assert time.monotonic() - begun < 10
 
 
 def test_a_silent_program_goes_on_while_its_watch_has_no_objection(
@@ -571,7 +573,7 @@ def test_a_silent_program_goes_on_while_its_watch_has_no_objection(
         return ""
 
     assert HostRunner().run(SILENT, watch=watch).ok
-    assert 2 < len(asked)
+    assert len(asked) > 2
 
 
 def test_a_question_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_what_it_shows_and_passes_on_hides_the_password() -> None:
     found = Address("db", None, "a", "b", CANARY)
     shown = [repr(found), str(found), found.where, found.conninfo("b", local=False)]
 
-    assert "db:5432" == found.where
+    assert found.where == "db:5432"
     assert CANARY not in "".join(shown)
 
 

@@ -131,7 +131,7 @@ def test_an_unclear_line_is_refused_and_only_its_number_shown(text: str, line: i
     with pytest.raises(SettingsError, match=rf"\.env line {line} cannot be parsed") as caught:
         read_dotenv(Path(".env"), ENVIRON)
 
-    assert 2 == caught.value.exit_status
+    assert caught.value.exit_status == 2
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
 
@@ -159,7 +159,7 @@ def test_a_password_is_taken_as_it_stands(text: str, value: str) -> None:
 def test_a_folder_of_this_name_is_left_alone() -> None:
     Path(".env").mkdir()
 
-    assert {} == read_dotenv(Path(".env"), {})
+    assert read_dotenv(Path(".env"), {}) == {}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")

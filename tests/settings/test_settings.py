@@ -171,13 +171,13 @@ def test_invokes_environment_and_file_reach_the_settings(monkeypatch: pytest.Mon
 
     settings = Settings.load(through_invoke(monkeypatch, INVOKE_REPOM_FORMAT="custom"))
 
-    assert (5, "custom") == (settings.keep, settings.format)
+    assert (settings.keep, settings.format) == (5, "custom")
 
 
 def test_dry_and_echo_are_invokes() -> None:
     settings = Settings.load({"run": {"dry": True, "echo": True}}, environ={})
 
-    assert (True, True) == (settings.dry, settings.echo)
+    assert (settings.dry, settings.echo) == (True, True)
 
 
 @pytest.mark.parametrize("keep", ["0", "abc", 0])
@@ -206,7 +206,7 @@ def test_an_empty_variable_is_an_error_and_not_the_default(
         load(environ, dotenv=f"{name}='{value}'\n" if not environ else "")
 
     assert f"{name} (from {source}) is empty" == caught.value.message
-    assert 2 == caught.value.exit_status
+    assert caught.value.exit_status == 2
 
 
 def test_an_empty_variable_of_the_environment_does_not_uncover_the_one_in_dotenv() -> None:
@@ -306,8 +306,8 @@ def test_a_misspelt_setting_is_one_warning(
 def test_a_setting_of_a_newer_version_is_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert 3 == load({"REPOM_MOON_PHASE": "full", "REPOM_KEEP": "3"}).keep
-    assert ["Unknown setting REPOM_MOON_PHASE"] == caplog.messages
+    assert load({"REPOM_MOON_PHASE": "full", "REPOM_KEEP": "3"}).keep == 3
+    assert caplog.messages == ["Unknown setting REPOM_MOON_PHASE"]
 
 
 # -- the project folder -------------------------------------------------------------------
@@ -377,7 +377,7 @@ def test_repoms_own_url_wins_even_over_the_environments() -> None:
         dotenv="REPOM_DATABASE_URL=sqlite:///mine.db\n",
     )
 
-    assert "mine.db" == settings.database
+    assert settings.database == "mine.db"
 
 
 def test_a_url_wins_over_the_images_variables() -> None:
@@ -386,13 +386,13 @@ def test_a_url_wins_over_the_images_variables() -> None:
         dotenv="DATABASE_URL=postgresql://u@h/app\n",
     )
 
-    assert ("app", "u", None) == (settings.database, settings.user, settings.password)
+    assert (settings.database, settings.user, settings.password) == ("app", "u", None)
 
 
 def test_a_url_may_come_from_invokes_configuration() -> None:
     settings = Settings.load({"repom": {"database_url": "sqlite:///app.db"}}, environ={})
 
-    assert ("app.db", True) == (settings.database, settings.configured)
+    assert (settings.database, settings.configured) == ("app.db", True)
 
 
 @pytest.mark.parametrize(
@@ -417,14 +417,14 @@ def test_the_images_variables_name_a_database(
 ) -> None:
     s = load({f"POSTGRES_{name}": value for name, value in given.items()})
 
-    assert ("postgresql", True) == (s.backend, s.configured)
+    assert (s.backend, s.configured) == ("postgresql", True)
     assert expected == (s.database, s.user, s.password, s.host, s.port)
 
 
 def test_the_images_variables_may_be_spread_over_the_sources() -> None:
     s = load({"POSTGRES_PASSWORD": "p"}, dotenv="POSTGRES_DB=shop\nPOSTGRES_PASSWORD=old\n")
 
-    assert ("shop", "p") == (s.database, s.password)
+    assert (s.database, s.password) == ("shop", "p")
 
 
 POSTGRESQL = [
@@ -455,9 +455,9 @@ POSTGRESQL = [
 def test_a_postgresql_url_is_read(url: str, expected: tuple[object, ...]) -> None:
     s = of_url(url)
 
-    assert "postgresql" == s.backend
+    assert s.backend == "postgresql"
     assert expected == (s.database, s.user, s.password, s.host, s.port)
-    assert ((), "") == (s.address.options, s.address.session)
+    assert (s.address.options, s.address.session) == ((), "")
 
 
 @pytest.mark.parametrize(
@@ -479,7 +479,7 @@ def test_an_sqlite_url_names_a_file_of_the_project(tmp_path: Path, url: str, nam
 
 
 def test_an_absolute_path_into_the_project_is_the_same_database(tmp_path: Path) -> None:
-    assert "data/shop.db" == of_url(f"sqlite:///{tmp_path}/data/shop.db").database
+    assert of_url(f"sqlite:///{tmp_path}/data/shop.db").database == "data/shop.db"
 
 
 def test_links_to_an_sqlite_file_are_followed(tmp_path: Path) -> None:
@@ -524,7 +524,7 @@ def test_a_url_that_cannot_be_used_is_refused_without_a_word_of_it(
             environ={"DATABASE_URL": url} if source == "environment" else {},
         )
 
-    assert 2 == caught.value.exit_status
+    assert caught.value.exit_status == 2
     assert said in caught.value.message
     assert "URL" in caught.value.message or "database_url" in caught.value.message
     assert CANARY not in "".join(traceback.format_exception(caught.value))
@@ -543,7 +543,7 @@ def test_several_hosts_in_the_images_variables_are_refused() -> None:
 def test_the_password_is_read_and_in_no_representation(environ: dict[str, str]) -> None:
     settings = load(environ)
 
-    assert CANARY == settings.password
+    assert settings.password == CANARY
     assert CANARY not in repr(settings) + str(settings)
 
 
@@ -580,7 +580,7 @@ def test_a_containers_name_is_another_machine_for_programs_on_the_host(
     address = Address("shop_pg", database="shop")
     found = Settings(Path(), address, container="shop_pg", compose_service=service)
 
-    assert (None, "shop_pg") == (found.remote_from("docker"), found.remote_from("host"))
+    assert (found.remote_from("docker"), found.remote_from("host")) == (None, "shop_pg")
 
 
 def test_importing_the_settings_does_not_import_sqlalchemy_or_dotenv() -> None:
@@ -592,7 +592,7 @@ def test_importing_the_settings_does_not_import_sqlalchemy_or_dotenv() -> None:
 
     done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(root)})
 
-    assert 0 == done.returncode
+    assert done.returncode == 0
 
 
 # -- .env ---------------------------------------------------------------------------------
@@ -602,7 +602,7 @@ def test_importing_the_settings_does_not_import_sqlalchemy_or_dotenv() -> None:
 def test_nothing_is_expanded_in_a_password(quote: str) -> None:
     settings = load({"X": "y"}, dotenv=f"POSTGRES_PASSWORD={quote}a${{X}}$b{quote}\n")
 
-    assert "a${X}$b" == settings.password
+    assert settings.password == "a${X}$b"
 
 
 def test_a_url_may_be_put_together_from_the_lines_above() -> None:
@@ -610,7 +610,7 @@ def test_a_url_may_be_put_together_from_the_lines_above() -> None:
         dotenv="POSTGRES_PASSWORD=abc\nDATABASE_URL=postgresql://u:${POSTGRES_PASSWORD}@h/d\n"
     )
 
-    assert "abc" == settings.password
+    assert settings.password == "abc"
 
 
 def test_a_dotenv_file_with_a_byte_order_mark_is_read() -> None:

@@ -43,14 +43,14 @@ def test_an_engines_database_is_backed_up_and_restored(tmp_path: Path, engine: E
 
     done = dbops.restore(made, engine)
 
-    assert ("src/~shop.db", "src/~shop.db") == (made.database, done.database)
+    assert (made.database, done.database) == ("src/~shop.db", "src/~shop.db")
     assert tmp_path / "backups" == made.path.parent
     with closing(engine.connect()) as connection:
-        assert "first" == connection.execute(text("SELECT title FROM album")).scalar()
+        assert connection.execute(text("SELECT title FROM album")).scalar() == "first"
     engine.dispose()
     assert [made.name] == [b.name for b in dbops.list_backups(engine.url)]
-    assert () == dbops.verify(made.name, engine.url).problems
-    assert [] == list(dbops.prune(engine).deleted)
+    assert dbops.verify(made.name, engine.url).problems == ()
+    assert list(dbops.prune(engine).deleted) == []
     assert dbops.pin(made.name, engine).pinned
     assert made.name != dbops.undo(engine).replaced
 
@@ -69,7 +69,7 @@ def test_a_configured_url_that_cannot_be_used_does_not_matter(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "junk")
 
-    assert "postgresql" == Settings.of(make_url("postgresql://db/shop")).backend
+    assert Settings.of(make_url("postgresql://db/shop")).backend == "postgresql"
 
 
 @pytest.mark.parametrize("user", ["ann", "a@n:n"])
@@ -137,7 +137,7 @@ def test_a_task_does_not_import_sqlalchemy(tmp_path: Path, task: str, name: str)
         text=True,
     )
 
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     assert "repom.settings" in done.stderr
     assert not {"sqlalchemy", "dotenv"} & {
         n.split("|")[-1].strip() for n in done.stderr.split("\n")

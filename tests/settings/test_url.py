@@ -29,7 +29,7 @@ def of_query(query: str) -> Address:
 def refusal(url: str) -> SettingsError:
     with pytest.raises(SettingsError) as caught:
         parse(url, "DATABASE_URL")
-    assert 2 == caught.value.exit_status
+    assert caught.value.exit_status == 2
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     return caught.value
 
@@ -95,13 +95,13 @@ def test_what_libpq_takes_is_passed_on(name: str) -> None:
 def test_what_a_pool_takes_is_left_out_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     url = "pool_size=5&connection_limit=3&schema=x&pgbouncer=true&application_name=a&echo="
 
-    assert ((), "") == (of_query(url).options, of_query(url).session)
-    assert [] == caplog.messages
+    assert (of_query(url).options, of_query(url).session) == ((), "")
+    assert caplog.messages == []
 
 
 def test_an_unknown_parameter_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert (("sslmode", "require"),) == of_query("statusColor=686B6F&sslmode=require").options
-    assert ["Ignoring parameters of DATABASE_URL: statusColor"] == caplog.messages
+    assert of_query("statusColor=686B6F&sslmode=require").options == (("sslmode", "require"),)
+    assert caplog.messages == ["Ignoring parameters of DATABASE_URL: statusColor"]
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_a_demand_for_tls_that_is_not_clear_is_refused(query: str) -> None:
 def test_options_of_the_session_are_kept_apart() -> None:
     found = of_query("options=-c%20search_path%3Dx&sslmode=require")
 
-    assert ("-c search_path=x", (("sslmode", "require"),)) == (found.session, found.options)
+    assert (found.session, found.options) == ("-c search_path=x", (("sslmode", "require"),))
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "00"])
 def test_connecting_always_has_a_time_limit(value: str) -> None:
-    assert () == of_query(f"connect_timeout={value}").options
+    assert of_query(f"connect_timeout={value}").options == ()
 
 
 @pytest.mark.parametrize("name", ["sslmode", "host", "port", "user", "dbname", "options", "ssl"])
@@ -174,7 +174,7 @@ def test_two_different_values_for_one_thing_are_refused(url: str) -> None:
 
 
 def test_the_same_value_twice_is_read() -> None:
-    assert "h" == address("postgresql://h/shop?host=h&dbname=shop").host
+    assert address("postgresql://h/shop?host=h&dbname=shop").host == "h"
 
 
 # -- passwords that were not encoded ------------------------------------------------------
@@ -220,7 +220,7 @@ def test_a_host_with_an_at_sign_says_what_to_do() -> None:
 def test_other_special_characters_in_a_password_are_read(password: str) -> None:
     url = f"postgresql://app:{password}@host/db"
 
-    assert ("host", "db") == (address(url).host, address(url).database)
+    assert (address(url).host, address(url).database) == ("host", "db")
     assert make_url(url).password == address(url).password
 
 
@@ -232,7 +232,7 @@ def test_bytes_that_are_not_text_are_refused(url: str, part: str) -> None:
 
 @pytest.mark.parametrize("url", ["postgresql://@h/db", "postgresql://:p@h/db"])
 def test_an_empty_user_is_an_error(url: str) -> None:
-    assert "The user in DATABASE_URL is empty" == refusal(url).message
+    assert refusal(url).message == "The user in DATABASE_URL is empty"
 
 
 def test_an_empty_port_is_an_error() -> None:
@@ -240,4 +240,4 @@ def test_an_empty_port_is_an_error() -> None:
 
 
 def test_an_sqlite_path_may_hold_what_a_url_may_not() -> None:
-    assert "/srv/a@b,c/shop#1.db" == parse("sqlite:////srv/a@b,c/shop#1.db", "x")
+    assert parse("sqlite:////srv/a@b,c/shop#1.db", "x") == "/srv/a@b,c/shop#1.db"

@@ -86,8 +86,8 @@ def test_a_file_is_told_by_its_content_and_not_by_its_name(compression: str, nam
         told(COMPRESS[compression](content), name) for content in (PLAIN, sqlite(), b"SELECT 1;")
     ]
 
-    assert ["plain", "sqlite", "plain"] == [each.kind for each in found]
-    assert ["postgresql", "sqlite", "postgresql"] == [each.backend for each in found]
+    assert [each.kind for each in found] == ["plain", "sqlite", "plain"]
+    assert [each.backend for each in found] == ["postgresql", "sqlite", "postgresql"]
     assert {compression} == {each.compression for each in found}
 
 
@@ -101,15 +101,16 @@ def test_the_content_comes_without_its_compression(compression: str, content: by
 
 
 def test_several_compressed_parts_are_one_content() -> None:
-    assert b"SELECT 1;\nSELECT 2;\n" == b"".join(
-        told(gzip.compress(b"SELECT 1;\n") + gzip.compress(b"SELECT 2;\n")).blocks()
+    assert (
+        b"".join(told(gzip.compress(b"SELECT 1;\n") + gzip.compress(b"SELECT 2;\n")).blocks())
+        == b"SELECT 1;\nSELECT 2;\n"
     )
 
 
 def test_a_large_content_comes_in_blocks() -> None:
     sizes = [len(block) for block in told(gzip.compress(b"-- x\n" * 1_000_000)).blocks()]
 
-    assert 5_000_000 == sum(sizes)
+    assert sum(sizes) == 5_000_000
     assert max(sizes) <= 1 << 20
 
 
@@ -119,14 +120,14 @@ def test_what_repom_compresses_it_reads() -> None:
             out.write(sqlite())
         file.write(b"")
 
-    assert ("sqlite", "zstd") == (recognise(Path("file")).kind, recognise(Path("file")).compression)
+    assert (recognise(Path("file")).kind, recognise(Path("file")).compression) == ("sqlite", "zstd")
     assert sqlite() == b"".join(recognise(Path("file")).blocks())
 
 
 def test_the_versions_of_a_plain_dump_are_in_its_comments() -> None:
     found = told(gzip.compress(PLAIN))
 
-    assert ("17.6", "18.1") == (found.server, found.tool)
+    assert (found.server, found.tool) == ("17.6", "18.1")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def statements(script: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_plain_dump_passes_unchanged(size: int) -> None:
-    assert PLAIN == through(PLAIN, size)
+    assert through(PLAIN, size) == PLAIN
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -174,16 +174,16 @@ def test_a_script_that_pg_dump_did_not_write_passes_unchanged() -> None:
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_a_last_statement_without_a_semicolon_is_ended(size: int) -> None:
     """What repom sends behind the script would else become a part of it."""
-    assert b"SELECT 1;\nSELECT 2\n;" == through(b"SELECT 1;\nSELECT 2", size)
-    assert b"SELECT 1; -- end" == through(b"SELECT 1; -- end", size)
+    assert through(b"SELECT 1;\nSELECT 2", size) == b"SELECT 1;\nSELECT 2\n;"
+    assert through(b"SELECT 1; -- end", size) == b"SELECT 1; -- end"
 
 
 def test_a_byte_order_mark_is_taken_out() -> None:
-    assert PLAIN == through(b"\xef\xbb\xbf" + PLAIN)
+    assert through(b"\xef\xbb\xbf" + PLAIN) == PLAIN
 
 
 def test_an_empty_script_stays_empty() -> None:
-    assert b"" == through(b"")
+    assert through(b"") == b""
 
 
 def test_lines_of_absurd_length_are_passed_on_in_pieces() -> None:
@@ -251,7 +251,7 @@ def test_a_script_that_touches_other_databases_is_refused(lines: bytes, size: in
     with pytest.raises(Refused) as caught:
         through(b"SELECT 0;\n" + lines + b"\nSELECT 2;\n", size)
 
-    assert 5 == caught.value.exit_status
+    assert caught.value.exit_status == 5
     assert "database" in caught.value.message or "body of a function" in caught.value.message
 
 
@@ -435,7 +435,7 @@ def test_what_no_dump_of_one_database_needs_is_refused(what: str, script: bytes,
         with pytest.raises(Refused, match=what) as caught:
             through(b"SELECT 0;\n" + script + b"\n", size, in_transaction=in_transaction)
         assert "Line " in caught.value.message
-        assert 5 == caught.value.exit_status
+        assert caught.value.exit_status == 5
 
 
 # -- transactions and owners --------------------------------------------------------------
@@ -446,8 +446,8 @@ WRAPPED = b"BEGIN;\nCREATE TABLE a (b int);\nCOMMIT WORK;\nSTART TRANSACTION;\nE
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_a_scripts_own_transaction_is_taken_out_inside_of_ours(size: int) -> None:
-    assert b"\nCREATE TABLE a (b int);\n\n\n\n" == through(WRAPPED, size)
-    assert WRAPPED == through(WRAPPED, size, in_transaction=False)
+    assert through(WRAPPED, size) == b"\nCREATE TABLE a (b int);\n\n\n\n"
+    assert through(WRAPPED, size, in_transaction=False) == WRAPPED
 
 
 def test_a_scripts_own_transaction_that_is_not_committed_is_damaged() -> None:
@@ -507,7 +507,7 @@ CREATE TABLE c (d text DEFAULT '; OWNER TO x');
 def test_a_comment_on_the_database_is_taken_out() -> None:
     script = b"COMMENT ON DATABASE x IS 'DROP DATABASE x;\n';\nSELECT 1;\n"
 
-    assert b"\n\nSELECT 1;\n" == through(script)
+    assert through(script) == b"\n\nSELECT 1;\n"
 
 
 # -- what psql would read in another way --------------------------------------------------
@@ -529,8 +529,9 @@ def test_names_that_psql_takes_for_the_body_of_a_function_are_quoted() -> None:
 
 def test_an_empty_statement_is_taken_out() -> None:
     """psql 17 and 18 lose the rest of a script at one behind the data of COPY."""
-    assert b"COPY a FROM stdin;\n\\.\n\nSELECT 1;" == through(
-        b"COPY a FROM stdin;\n\\.\n;\nSELECT 1;;"
+    assert (
+        through(b"COPY a FROM stdin;\n\\.\n;\nSELECT 1;;")
+        == b"COPY a FROM stdin;\n\\.\n\nSELECT 1;"
     )
 
 

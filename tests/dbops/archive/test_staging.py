@@ -25,13 +25,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_standard_input_is_staged_privately_and_does_not_stay(temporary: Path) -> None:
     with staged(io.BytesIO(b"x" * 3_000_000)) as path:
-        assert b"x" * 3_000_000 == path.read_bytes()
+        assert path.read_bytes() == b"x" * 3_000_000
         if os.name == "posix":
-            assert (0o600, 0o700) == (
+            assert (
                 stat.S_IMODE(path.stat().st_mode),
                 stat.S_IMODE(path.parent.stat().st_mode),
-            )
-    assert [] == list(temporary.iterdir())
+            ) == (0o600, 0o700)
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_full_disk_ends_the_staging(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ def test_a_full_disk_ends_the_staging(temporary: Path, monkeypatch: pytest.Monke
         pass
 
     assert "TMPDIR" in caught.value.hint
-    assert [] == list(temporary.iterdir())
+    assert list(temporary.iterdir()) == []
 
 
 def test_the_folder_of_a_killed_run_is_swept_at_once(temporary: Path) -> None:
@@ -53,7 +53,7 @@ def test_the_folder_of_a_killed_run_is_swept_at_once(temporary: Path) -> None:
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", script, str(temporary)], env=env)
-    assert 1 == len(list(temporary.iterdir()))
+    assert len(list(temporary.iterdir())) == 1
 
     with WorkingFolder() as used:
         sweep(temporary)

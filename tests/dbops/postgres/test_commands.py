@@ -210,7 +210,7 @@ def test_which_psql_knows_restrict(version: int, knows: bool) -> None:
 
 
 def test_the_tables_of_versions_are_complete() -> None:
-    assert [13, 14, 15, 16, 17] == sorted(RESTRICT_SINCE)
+    assert sorted(RESTRICT_SINCE) == [13, 14, 15, 16, 17]
     assert (1, 16) not in ARCHIVE_FORMATS.values()
 
 
@@ -224,7 +224,7 @@ def test_on_the_host_the_password_is_in_the_environment_alone() -> None:
     Client(runner, FULL).apart("SELECT 1", "shop")
 
     (call,) = runner.calls
-    assert CANARY == call.env["PGPASSWORD"]
+    assert call.env["PGPASSWORD"] == CANARY
     assert CANARY not in " ".join(call.argv) + str(call.stdin)
 
 
@@ -232,7 +232,7 @@ def test_in_a_container_that_trusts_no_password_is_sent() -> None:
     runner = FakeRunner({"psql": [Answer("1")]}, trusts_local=True)
     Client(runner, FULL).apart("SELECT 1", "shop")
 
-    assert [False] == ["PGPASSWORD" in call.env for call in runner.calls]
+    assert ["PGPASSWORD" in call.env for call in runner.calls] == [False]
 
 
 def test_in_a_container_that_wants_a_password_it_is_sent_from_then_on() -> None:
@@ -240,8 +240,8 @@ def test_in_a_container_that_wants_a_password_it_is_sent_from_then_on() -> None:
     runner = FakeRunner(answers, trusts_local=True)
     client = Client(runner, FULL)
 
-    assert ["1", "2"] == [client.apart("SELECT 1", "shop").stdout for _ in range(2)]
-    assert [None, CANARY, CANARY] == [call.env.get("PGPASSWORD") for call in runner.calls]
+    assert [client.apart("SELECT 1", "shop").stdout for _ in range(2)] == ["1", "2"]
+    assert [call.env.get("PGPASSWORD") for call in runner.calls] == [None, CANARY, CANARY]
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -250,7 +250,7 @@ def test_a_password_that_nobody_knows_is_not_asked_for_twice(trusted: bool) -> N
 
     with pytest.raises(Exception, match=r"wants a password|no password"):
         Client(runner, HERE).apart("SELECT 1", "shop")
-    assert 1 == len(runner.calls)
+    assert len(runner.calls) == 1
 
 
 def test_a_question_is_asked_in_a_dry_run_too() -> None:
@@ -259,7 +259,7 @@ def test_a_question_is_asked_in_a_dry_run_too() -> None:
     client.apart("SELECT 1", "shop", probe=True)
     client.apart("SELECT 1", "shop")
 
-    assert [False, None] == [call.dry for call in runner.calls]
+    assert [call.dry for call in runner.calls] == [False, None]
 
 
 def test_names_reach_a_query_as_variables_of_psql() -> None:
@@ -291,7 +291,7 @@ def test_a_pooler_that_refuses_options_is_asked_without() -> None:
     runner = FakeRunner({"pg_dump": [Answer(stderr=said, exited=1), Answer("PGDMP")]})
     Client(runner, HERE).run(["pg_dump"])
 
-    assert [True, False] == ["PGOPTIONS" in call.env for call in runner.calls]
+    assert ["PGOPTIONS" in call.env for call in runner.calls] == [True, False]
 
 
 # -- a dump and a script ------------------------------------------------------------------
@@ -323,8 +323,8 @@ def test_without_zstd_in_pg_dump_gzip_is_used_on_an_empty_file(tmp_path: Path) -
     said = "pg_dump: error: this build does not support compression with zstd"
     runner = dumped(tmp_path / "x", [Answer("half", said, 1), Answer("whole")])
 
-    assert ["--compress=zstd:1", "--compress=1"] == compression(runner)
-    assert "whole" == (tmp_path / "x").read_text()
+    assert compression(runner) == ["--compress=zstd:1", "--compress=1"]
+    assert (tmp_path / "x").read_text() == "whole"
 
 
 def test_another_failure_of_pg_dump_is_not_tried_again(tmp_path: Path) -> None:
@@ -353,12 +353,17 @@ def test_a_table_that_this_user_may_not_read_is_not_said_to_be_locked(tmp_path: 
 
 
 def test_a_script_has_an_answer_behind_it() -> None:
-    assert b"\nCOMMIT;\nSELECT 'n0nce';\n" == gate("", "COMMIT;\n", "n0nce")
+    assert gate("", "COMMIT;\n", "n0nce") == b"\nCOMMIT;\nSELECT 'n0nce';\n"
 
 
 def test_a_script_is_under_restrict_where_psql_has_it() -> None:
-    assert ["-c", "BEGIN", "-c", "\\restrict k3y", "-f", "-"] == gated_argv(INFO, ["BEGIN"], "k3y")[
-        -6:
+    assert gated_argv(INFO, ["BEGIN"], "k3y")[-6:] == [
+        "-c",
+        "BEGIN",
+        "-c",
+        "\\restrict k3y",
+        "-f",
+        "-",
     ]
-    assert ["-c", "BEGIN", "-f", "-"] == gated_argv(INFO, ["BEGIN"], "")[-4:]
-    assert b"\n\\unrestrict k3y\nSELECT 'n0nce';\n" == gate("k3y", "", "n0nce")
+    assert gated_argv(INFO, ["BEGIN"], "")[-4:] == ["-c", "BEGIN", "-f", "-"]
+    assert gate("k3y", "", "n0nce") == b"\n\\unrestrict k3y\nSELECT 'n0nce';\n"

@@ -196,7 +196,7 @@ def test_only_the_failure_of_a_program_is_translated() -> None:
     with pytest.raises(CommandFailed, match="theirs") as caught, translated(LOGIN, HostRunner()):
         raise UnexpectedExit(Result(stderr="x: error: theirs", exited=1))
 
-    assert "x: error: theirs" == caught.value.stderr
+    assert caught.value.stderr == "x: error: theirs"
 
 
 # -- the errors themselves ----------------------------------------------------------------
@@ -228,5 +228,5 @@ def test_no_handler_of_ordinary_errors_swallows_an_interrupt() -> None:
 
 
 def test_a_message_and_its_hint_are_one_line() -> None:
-    assert "It failed. Do this" == str(RepomError("It failed", "Do this"))
-    assert "It failed" == str(RepomError("It failed"))
+    assert str(RepomError("It failed", "Do this")) == "It failed. Do this"
+    assert str(RepomError("It failed")) == "It failed"

@@ -136,7 +136,7 @@ def test_what_was_dumped_comes_back_and_what_was_there_is_kept(
 
     assert before == content(path)
     assert kept and damaged == content(Path(kept))
-    assert [] == hidden(tmp_path)
+    assert hidden(tmp_path) == []
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5_000], ids=["schema alone", "one row", "many steps"])
@@ -165,8 +165,8 @@ def test_a_database_without_a_table_comes_back(tmp_path: Path, mode: str, auto_v
     kept = load_and_swap(backup, path)
 
     with closing(sqlite3.connect(path)) as restored:
-        assert (7,) == restored.execute("PRAGMA user_version").fetchone()
-        assert [] == restored.execute("SELECT name FROM sqlite_master").fetchall()
+        assert restored.execute("PRAGMA user_version").fetchone() == (7,)
+        assert restored.execute("SELECT name FROM sqlite_master").fetchall() == []
     assert any("other" in line for line in content(Path(str(kept))))
 
 
@@ -252,8 +252,8 @@ def test_a_process_that_has_the_file_open_sees_the_restored_data(tmp_path: Path,
         run("DELETE FROM artist")
         load_and_swap(backup, path)
 
-        assert "[(300,)]" == run("SELECT count(*) FROM artist")
-        assert "[]" == run("INSERT INTO artist (name) VALUES ('later')")
+        assert run("SELECT count(*) FROM artist") == "[(300,)]"
+        assert run("INSERT INTO artist (name) VALUES ('later')") == "[]"
     change(path, "DELETE FROM artist WHERE name = 'later'")
     assert before == content(path)
 
@@ -267,9 +267,9 @@ def test_a_reader_in_a_transaction_keeps_what_it_saw(tmp_path: Path) -> None:
         run("SELECT count(*) FROM artist")
         load_and_swap(backup, path)
 
-        assert "[(10,)]" == run("SELECT count(*) FROM artist")
+        assert run("SELECT count(*) FROM artist") == "[(10,)]"
         run("COMMIT")
-        assert "[(300,)]" == run("SELECT count(*) FROM artist")
+        assert run("SELECT count(*) FROM artist") == "[(300,)]"
 
 
 def test_a_backup_taken_while_others_write_is_one_moment(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_backup_taken_while_others_write_is_one_moment(tmp_path: Path) -> None
 
     with closing(sqlite3.connect(tmp_path / "new.db")) as new:
         count = "SELECT (SELECT count(*) FROM a) - (SELECT count(*) FROM b)"
-        assert (2,) == new.execute(count).fetchone()
+        assert new.execute(count).fetchone() == (2,)
 
 
 def test_what_only_the_wal_holds_is_kept(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_what_only_the_wal_holds_is_kept(tmp_path: Path) -> None:
         run("INSERT INTO artist (name) VALUES ('in the WAL')")
         before = content(path)
         kept = load_and_swap(backup, path)
-        assert "[(300,)]" == run("SELECT count(*) FROM artist")
+        assert run("SELECT count(*) FROM artist") == "[(300,)]"
 
     assert before == content(Path(str(kept)))
     assert not list(tmp_path.glob(".repom/*-wal"))
@@ -330,9 +330,9 @@ def test_what_is_kept_while_others_write_is_one_moment(tmp_path: Path) -> None:
         child.kill()
     for each in kept:
         with closing(sqlite3.connect(str(each))) as old:
-            assert ("ok",) == old.execute("PRAGMA integrity_check").fetchone()
+            assert old.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             same = "SELECT (SELECT group_concat(n) FROM a) IS (SELECT group_concat(n) FROM b)"
-            assert (1,) == old.execute(same).fetchone()
+            assert old.execute(same).fetchone() == (1,)
 
 
 def test_other_connections_of_this_process_keep_their_locks(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_other_connections_of_this_process_keep_their_locks(tmp_path: Path) -> N
         mine.execute("INSERT INTO artist (name) VALUES ('mine')")
         mine.commit()
         with writer(path) as run:
-            assert "[(301,)]" == run("SELECT count(*) FROM artist")
+            assert run("SELECT count(*) FROM artist") == "[(301,)]"
             run("quit")
 
         # The last one to leave removes it, and that was not the other process.
@@ -428,7 +428,7 @@ def test_an_interrupted_restore_leaves_no_copy_to_undo(tmp_path: Path) -> None:
         patch.setattr(replacing, "copy_pages", interrupted)
         with pytest.raises(KeyboardInterrupt):
             live.swap(FOUND, scratch, keep=1)
-    assert () == live.survey().kept
+    assert live.survey().kept == ()
     assert before == content(path)
 
 
@@ -442,7 +442,7 @@ def test_the_journal_mode_that_counts_is_that_under_the_lock(tmp_path: Path) -> 
 
         def late(looked_at: Path) -> int:
             size = look(looked_at)
-            assert "[('wal',)]" == run("PRAGMA journal_mode = wal")
+            assert run("PRAGMA journal_mode = wal") == "[('wal',)]"
             run("INSERT INTO artist (name) VALUES ('only in the WAL')")
             return size
 
@@ -508,9 +508,9 @@ def test_a_locked_file_is_refused_and_stays_as_it_is(
         with pytest.raises(Refused, match="locked") as caught:
             dbops.restore(made, settings)
 
-    assert 5 == caught.value.exit_status
+    assert caught.value.exit_status == 5
     assert before == content(path)
-    assert [] == left(tmp_path)
+    assert left(tmp_path) == []
 
 
 def test_a_lock_that_goes_is_waited_for(tmp_path: Path) -> None:
@@ -581,8 +581,8 @@ def test_a_working_copy_lies_beside_the_database_and_does_not_stay(tmp_path: Pat
     with pytest.raises(OSError, match="No space"):
         Sqlite(path, "shop.db").dump(file, "sqlite")
 
-    assert [True] == [re.fullmatch(r"\.repom/[^/]+/copy", name) is not None for name in file.seen]
-    assert [] == list(tmp_path.rglob("copy*"))
+    assert [re.fullmatch(r"\.repom/[^/]+/copy", name) is not None for name in file.seen] == [True]
+    assert list(tmp_path.rglob("copy*")) == []
 
 
 @pytest.mark.parametrize("verb", ["dump", "sweep"])
@@ -601,7 +601,7 @@ def test_a_working_copy_of_a_killed_run_is_swept(tmp_path: Path, verb: str) -> N
         dump(path)
     else:
         Sqlite(path, "shop.db").sweep(FOUND)
-    assert [] == list(tmp_path.rglob("copy*"))
+    assert list(tmp_path.rglob("copy*")) == []
 
 
 def test_a_working_copy_in_use_is_not_swept(tmp_path: Path) -> None:
@@ -621,7 +621,7 @@ def test_a_database_without_room_for_a_working_copy_is_refused(
     with pytest.raises(Refused, match=r"\.repom has 1\.0 kB free, and the working copy"):
         dump(path)
 
-    assert [] == list(tmp_path.rglob("copy*"))
+    assert list(tmp_path.rglob("copy*")) == []
 
 
 def test_a_damaged_database_makes_no_backup(tmp_path: Path) -> None:
@@ -632,7 +632,7 @@ def test_a_damaged_database_makes_no_backup(tmp_path: Path) -> None:
 
     with pytest.raises((Damaged, CommandFailed)):
         dump(path)
-    assert [] == [p.name for p in tmp_path.iterdir() if "copy" in p.name]
+    assert [p.name for p in tmp_path.iterdir() if "copy" in p.name] == []
 
 
 def test_a_read_only_file_is_backed_up_all_the_same(unprivileged: Path) -> None:
@@ -654,7 +654,7 @@ def test_a_restore_into_a_read_only_file_says_so_and_changes_nothing(unprivilege
     with pytest.raises(CommandFailed, match=r"shop.db.*(read-?only|permission)"):
         dbops.restore(made, settings)
     assert before == content(path)
-    assert [] == left(unprivileged)
+    assert left(unprivileged) == []
 
 
 @pytest.mark.parametrize("earlier", [False, True])
@@ -675,7 +675,7 @@ def test_a_restore_into_a_read_only_folder_says_so_and_changes_nothing(
     assert recognise(dbops.backup(settings).path).kind == "sqlite"
     path.parent.chmod(0o700)
     assert before == content(path)
-    assert [] == left(path.parent)
+    assert left(path.parent) == []
 
 
 @pytest.mark.parametrize("at", [0, 100, 4096 + 50])
@@ -690,7 +690,7 @@ def test_a_backup_with_altered_pages_is_not_restored(tmp_path: Path, at: int) ->
     with pytest.raises((Damaged, CommandFailed, Refused)):
         live.load(FOUND, recognise(tmp_path / "altered"), None)
     assert before == content(path)
-    assert [] == hidden(tmp_path)
+    assert hidden(tmp_path) == []
 
 
 # -- files of its own ---------------------------------------------------------------------
@@ -704,11 +704,11 @@ def test_scratch_and_kept_files_are_their_owners_alone(tmp_path: Path) -> None:
     scratch = live.load(FOUND, recognise(backup), None)
     kept = live.survey().kept
 
-    assert 0o600 == stat.S_IMODE(Path(scratch).stat().st_mode)
-    assert 0o700 == stat.S_IMODE((tmp_path / ".repom").stat().st_mode)
-    assert () == kept
+    assert stat.S_IMODE(Path(scratch).stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / ".repom").stat().st_mode) == 0o700
+    assert kept == ()
     live.swap(FOUND, scratch, keep=1)
-    assert [0o600] == [stat.S_IMODE(Path(k.name).stat().st_mode) for k in live.survey().kept]
+    assert [stat.S_IMODE(Path(k.name).stat().st_mode) for k in live.survey().kept] == [0o600]
 
 
 def test_a_restored_file_keeps_the_mode_of_the_live_one(tmp_path: Path) -> None:
@@ -718,7 +718,7 @@ def test_a_restored_file_keeps_the_mode_of_the_live_one(tmp_path: Path) -> None:
     path.chmod(0o664)
     load_and_swap(backup, path)
 
-    assert 0o664 == stat.S_IMODE(path.stat().st_mode)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o664
 
 
 @pytest.mark.parametrize("name", ["shop.db", "sh[o]p*?.db", "größe.db", "a b'c\"=x#%.db"])
@@ -730,7 +730,7 @@ def test_kept_files_are_found_again_whatever_the_name(tmp_path: Path, name: str)
 
     live = Sqlite(path, name)
     assert kept[::-1] == [k.name for k in live.survey().kept]
-    assert () == Sqlite(tmp_path / "other.db", "other.db").survey().kept
+    assert Sqlite(tmp_path / "other.db", "other.db").survey().kept == ()
     live.discard(str(kept[0]))
     assert kept[:0:-1] == [k.name for k in live.survey().kept]
 
@@ -760,7 +760,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     with expected:
         live.discard(live.load(FOUND, recognise(backup), Facts(size=size)))
 
-    assert [] == hidden(tmp_path)
+    assert hidden(tmp_path) == []
 
 
 @pytest.mark.slow
@@ -804,9 +804,9 @@ def test_what_is_kept_is_on_the_disk_before_the_new_data_are(
     with pytest.raises(OSError, match="Input/output error"):
         live.swap(FOUND, live.load(FOUND, recognise(backup), None), keep=1)
 
-    assert 1 == len(seen)
+    assert len(seen) == 1
     assert before == content(path)
-    assert () == live.survey().kept
+    assert live.survey().kept == ()
 
 
 def test_a_link_is_no_kept_database(tmp_path: Path) -> None:
@@ -818,7 +818,7 @@ def test_a_link_is_no_kept_database(tmp_path: Path) -> None:
         (tmp_path / f".shop.db.repom_undo_{stamp}").symlink_to(tmp_path / target)
         (tmp_path / f".repom/shop.db.undo_{stamp}").symlink_to(tmp_path / target)
 
-    assert () == Sqlite(path, "shop.db").survey().kept
+    assert Sqlite(path, "shop.db").survey().kept == ()
 
 
 def test_what_is_no_longer_needed_may_stay(
@@ -864,7 +864,7 @@ def test_only_the_scratch_files_of_dead_processes_are_swept(tmp_path: Path) -> N
         assert not (tmp_path / old).exists()  # of repom 0.1, and from another year
     next_one.sweep(FOUND)
 
-    assert [] == [name for name in mine if (tmp_path / name).exists()]
+    assert [name for name in mine if (tmp_path / name).exists()] == []
     assert all((tmp_path / name).exists() for name in others)
 
 
@@ -912,14 +912,14 @@ def test_alembics_revision_is_among_the_facts(tmp_path: Path) -> None:
         path,
         "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('ae10')",
     )
-    assert "ae10" == Sqlite(path, "shop.db").identify().migration
+    assert Sqlite(path, "shop.db").identify().migration == "ae10"
 
 
 def test_the_rows_of_every_table_are_counted(tmp_path: Path) -> None:
     path = build(tmp_path / "shop.db", rows=3)
     change(path, 'CREATE TABLE "a ""b" (x); INSERT INTO "a ""b" VALUES (1)')
 
-    assert {"artist": 3, "empty": 0, 'a "b': 1} == Sqlite(path, "shop.db").rows(str(path))
+    assert Sqlite(path, "shop.db").rows(str(path)) == {"artist": 3, "empty": 0, 'a "b': 1}
 
 
 def test_reading_a_backup_checks_it_and_leaves_nothing(
@@ -936,4 +936,4 @@ def test_reading_a_backup_checks_it_and_leaves_nothing(
     live.read(recognise(dump(path)))
     with pytest.raises(Damaged):
         live.read(recognise(tmp_path / "altered"))
-    assert [] == list((tmp_path / "temporary").iterdir())
+    assert list((tmp_path / "temporary").iterdir()) == []

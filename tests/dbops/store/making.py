@@ -58,7 +58,7 @@ def holder(folder: Path, database: str) -> Iterator[subprocess.Popen[bytes]]:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=env) as child:
-        assert child.stdout and b"held\n" == child.stdout.readline()
+        assert child.stdout and child.stdout.readline() == b"held\n"
         try:
             yield child
         finally:

@@ -45,11 +45,11 @@ def test_who_has_no_session_leaves_a_killed_ones_note_to_who_can_end_it(target: 
         note = (target.folder / ".shop.holder").read_bytes()
     (target.folder / ".shop.holder").write_bytes(note)  # as a SIGKILL leaves it
     with locked(target.folder, "shop", "pin") as killed:
-        assert "repom-0000dead" == killed
+        assert killed == "repom-0000dead"
     with locked(target.folder, "shop", "backup", "repom-00000001") as killed:
-        assert "repom-0000dead" == killed
+        assert killed == "repom-0000dead"
     with locked(target.folder, "shop", "backup", "repom-00000002") as killed:
-        assert "" == killed
+        assert killed == ""
 
 
 def test_a_lock_can_be_waited_for(target: Store) -> None:
@@ -72,7 +72,7 @@ def test_the_locks_own_files_are_no_backups_and_survive_a_sweep(target: Store) -
         target.sweep("shop")
 
         assert before == names(target)
-        assert [] == target.backups()
+        assert target.backups() == []
 
 
 def test_the_lock_of_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

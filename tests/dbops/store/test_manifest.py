@@ -23,7 +23,7 @@ def test_a_manifest_shows_no_path_and_is_one_json_object(target: Store) -> None:
     content = json.loads(made.manifest.read_bytes())
 
     assert f"{made.name}.json" == made.manifest.name
-    assert "2026-02-24T15:00:00Z" == content["created_at"]
+    assert content["created_at"] == "2026-02-24T15:00:00Z"
     assert content.pop("checksum") == checksum(content)
     assert str(target.folder) not in made.manifest.read_text()
 
@@ -81,7 +81,7 @@ def test_a_manifest_that_is_none_is_damage(target: Store, content: bytes) -> Non
 
     with pytest.raises(Damaged, match="manifest"):
         target.find(made.name)
-    assert [False] == [b.is_verified for b in target.backups()]
+    assert [b.is_verified for b in target.backups()] == [False]
 
 
 def test_a_manifest_of_a_newer_repom_is_read(target: Store) -> None:
@@ -174,12 +174,12 @@ def test_a_manifest_of_0_1_is_read_and_keeps_its_shape(target: Store) -> None:
 
     assert raw == found.manifest.read_bytes()
     assert Drill({"public.item": 1000}, 1.5) == found.drill
-    assert ("17.2", "7300000000000000001") == (found.server_version, found.system_identifier)
-    assert (7800000, 3, ("ann",)) == (found.facts.size, found.facts.tables, found.facts.roles)
-    assert ("container shop_db", {"format": "custom", "keep": 7}) == (
+    assert (found.server_version, found.system_identifier) == ("17.2", "7300000000000000001")
+    assert (found.facts.size, found.facts.tables, found.facts.roles) == (7800000, 3, ("ann",))
+    assert (
         found.origin.where,
         found.origin.settings,
-    )
+    ) == ("container shop_db", {"format": "custom", "keep": 7})
 
 
 def test_a_file_without_a_manifest_is_described_by_its_name_and_does_not_count(
@@ -190,13 +190,13 @@ def test_a_file_without_a_manifest_is_described_by_its_name_and_does_not_count(
 
     found = target.find(made.name)
 
-    assert ("shop", "postgresql", "custom", NOW) == (
+    assert (
         found.database,
         found.backend,
         found.format,
         found.created_at,
-    )
-    assert ("before", (), False) == (found.label, found.verified, found.is_verified)
+    ) == ("shop", "postgresql", "custom", NOW)
+    assert (found.label, found.verified, found.is_verified) == ("before", (), False)
 
 
 def test_a_renamed_backup_keeps_its_manifest_if_that_goes_along(target: Store) -> None:

@@ -63,8 +63,9 @@ def test_a_label_that_a_name_cannot_hold_is_refused(target: Store, label: str) -
 def test_later_backups_in_the_same_second_are_numbered_and_newer(target: Store) -> None:
     made = [make(target) for _ in range(12)]
 
-    assert ["shop_20260224T150000Z.dump", "shop_20260224T150000Z-2.dump"] == [
-        b.name for b in made[:2]
+    assert [b.name for b in made[:2]] == [
+        "shop_20260224T150000Z.dump",
+        "shop_20260224T150000Z-2.dump",
     ]
     assert [b.name for b in reversed(made)] == [b.name for b in target.backups(SHOP)]
 
@@ -82,4 +83,4 @@ def test_a_name_that_is_taken_is_not_given(target: Store, there: str) -> None:
     target.folder.mkdir()
     (target.folder / f"shop_20260224T150000Z.dump{there}").touch()
 
-    assert "shop_20260224T150000Z-2.dump" == target.next_name("shop", "custom", None, NOW)
+    assert target.next_name("shop", "custom", None, NOW) == "shop_20260224T150000Z-2.dump"

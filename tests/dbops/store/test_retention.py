@@ -44,9 +44,9 @@ def test_of_a_name_that_two_servers_share_only_the_own_ones_go(target: Store) ->
         gone = {b.name for b, _ in planned.deleted}
         assert {b.name for f in ("/here", "/there") for b in made["2", f]} - {like.name} == gone
         assert unknown in [b for b, _ in planned.kept]
-        assert ["of another server or project"] * 4 == [
-            why for _, why in planned.kept if "another" in why
-        ]
+        assert [why for _, why in planned.kept if "another" in why] == [
+            "of another server or project"
+        ] * 4
 
 
 def test_what_an_accident_left_pushes_no_backup_with_tables_out(target: Store) -> None:
@@ -114,4 +114,4 @@ def test_the_backup_just_made_stays_although_a_wrong_clock_makes_it_look_old(
     planned = plan(target.backups(SHOP), keep=1, same_as=[made])
 
     assert [(newer, "among the newest 1"), (made, "the last one made")] == [*planned.kept]
-    assert () == planned.deleted
+    assert planned.deleted == ()

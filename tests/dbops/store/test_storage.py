@@ -78,12 +78,12 @@ def test_what_was_put_is_listed_and_read(storage: Storage) -> None:
 
     assert {"one": bytes(range(256)), "two": b""} == contents(storage)
     entry = storage.entries()["one"]
-    assert entry and 256 == entry.size
+    assert entry and entry.size == 256
     assert timedelta(minutes=1) > abs(datetime.now(UTC) - entry.modified)
 
 
 def test_an_empty_storage_lists_nothing_and_has_nothing(storage: Storage) -> None:
-    assert {} == storage.entries()
+    assert storage.entries() == {}
     with pytest.raises(FileNotFoundError):
         storage.open("one")
 
@@ -93,7 +93,7 @@ def test_a_program_writes_to_a_draft_by_its_file_descriptor(storage: Storage) ->
         os.write(draft.fileno(), b"by a program")
         storage.put("one", draft)
 
-    assert {"one": b"by a program"} == contents(storage)
+    assert contents(storage) == {"one": b"by a program"}
 
 
 def test_a_draft_has_no_entry_and_leaves_nothing(storage: Storage) -> None:
@@ -103,9 +103,9 @@ def test_a_draft_has_no_entry_and_leaves_nothing(storage: Storage) -> None:
         assert not storage.entries().get("one")
         raise KeyboardInterrupt
 
-    assert {} == storage.entries()
+    assert storage.entries() == {}
     put(storage, "one", b"whole")
-    assert {"one": b"whole"} == contents(storage)
+    assert contents(storage) == {"one": b"whole"}
 
 
 def test_a_name_that_is_taken_is_not_overwritten(storage: Storage) -> None:
@@ -113,14 +113,14 @@ def test_a_name_that_is_taken_is_not_overwritten(storage: Storage) -> None:
     with pytest.raises(CommandFailed, match="exists already"):
         put(storage, "one", b"mine")
 
-    assert {"one": b"theirs"} == contents(storage)
+    assert contents(storage) == {"one": b"theirs"}
 
 
 def test_a_name_is_replaced_when_that_is_asked_for(storage: Storage) -> None:
     for content in (b"first", b"second"):
         put(storage, "one", content, replace=True)
 
-    assert {"one": b"second"} == contents(storage)
+    assert contents(storage) == {"one": b"second"}
 
 
 def test_what_was_deleted_is_gone_and_may_be_deleted_again(storage: Storage) -> None:
@@ -129,14 +129,14 @@ def test_what_was_deleted_is_gone_and_may_be_deleted_again(storage: Storage) -> 
     for _ in range(2):
         storage.delete("one")
 
-    assert {"two": b"2"} == contents(storage)
+    assert contents(storage) == {"two": b"2"}
 
 
 def test_sweeping_leaves_what_was_put(storage: Storage) -> None:
     put(storage, "one", b"1")
     storage.sweep(lambda name: True)
 
-    assert {"one": b"1"} == contents(storage)
+    assert contents(storage) == {"one": b"1"}
 
 
 def test_a_store_works_over_any_storage(storage: Storage) -> None:
@@ -148,7 +148,7 @@ def test_a_store_works_over_any_storage(storage: Storage) -> None:
     assert store.is_whole(old)
     put(storage, old.name, b"altered", replace=True)
     assert not store.is_whole(old)
-    assert [True, False] == [b.is_verified for b in store.backups(SHOP)]
+    assert [b.is_verified for b in store.backups(SHOP)] == [True, False]
     store.delete(old)
     store.sweep("shop")
     assert {new.name, new.manifest.name} == storage.entries().keys()
@@ -219,7 +219,7 @@ def test_what_is_not_a_file_is_taken_and_never_opened(
         if kind == "link":
             target.write_bytes(b"secret")
 
-    assert {"one": None} == folder.entries()
+    assert folder.entries() == {"one": None}
     with pytest.raises(OSError, match="one") as caught:
         folder.open("one")
     assert not isinstance(caught.value, FileNotFoundError)

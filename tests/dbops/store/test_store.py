@@ -58,7 +58,7 @@ def test_a_published_backup_is_what_was_written_and_said(target: Store) -> None:
     )
 
     assert bytes(range(256)) == made.path.read_bytes()
-    assert (256, ("complete", "sha256"), True) == (made.size, made.verified, made.is_verified)
+    assert (made.size, made.verified, made.is_verified) == (256, ("complete", "sha256"), True)
     assert made == read(made.path)
 
 
@@ -74,7 +74,7 @@ def test_folder_and_files_are_their_owners_alone_whatever_the_umask(
         os.umask(before)
 
     paths = (target.folder, made.path, made.manifest)
-    assert [0o700, 0o600, 0o600] == [stat.S_IMODE(path.stat().st_mode) for path in paths]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o700, 0o600, 0o600]
 
 
 def test_while_it_is_written_a_backup_is_a_private_partial_file(target: Store) -> None:
@@ -83,8 +83,8 @@ def test_while_it_is_written_a_backup_is_a_private_partial_file(target: Store) -
         file.flush()
 
         assert {".shop_20260224T150000Z.dump.partial"} == names(target)
-        assert [] == target.backups()
-        assert 0o600 == stat.S_IMODE(Path(file.name).stat().st_mode) or os.name == "nt"
+        assert target.backups() == []
+        assert stat.S_IMODE(Path(file.name).stat().st_mode) == 0o600 or os.name == "nt"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, CommandFailed])
@@ -113,7 +113,7 @@ def test_a_backup_that_appeared_meanwhile_is_not_overwritten(target: Store) -> N
         (target.folder / name).write_bytes(b"theirs")
         target.publish(file, draft(target, name))
 
-    assert b"theirs" == (target.folder / name).read_bytes()
+    assert (target.folder / name).read_bytes() == b"theirs"
     assert {name} == names(target)
 
 
@@ -177,7 +177,7 @@ def test_what_is_not_there_is_not_found(target: Store, name: str) -> None:
     with pytest.raises(NotFound) as caught:
         target.find(name)
 
-    assert 4 == caught.value.exit_status
+    assert caught.value.exit_status == 4
 
 
 def test_links_in_the_store_are_not_backups(target: Store, tmp_path: Path) -> None:
@@ -186,13 +186,13 @@ def test_links_in_the_store_are_not_backups(target: Store, tmp_path: Path) -> No
     made.path.rename(moved)
     made.path.symlink_to(moved)
 
-    assert [] == target.backups()
+    assert target.backups() == []
     with pytest.raises(NotFound):
         target.find(made.name)
 
 
 def test_a_store_that_is_not_there_is_empty(target: Store) -> None:
-    assert [] == target.backups()
+    assert target.backups() == []
     with pytest.raises(NotFound, match="no verified backup of shop"):
         target.latest(SHOP)
 
@@ -258,7 +258,7 @@ def test_a_deletion_that_was_killed_leaves_nothing_that_the_next_run_does_not_sw
         patched.setattr("repom.dbops.store.storage.sync_folder", interrupted)
         target.delete(made)
 
-    assert [] == target.backups()
+    assert target.backups() == []
     target.sweep("shop")
     assert set() == names(target)
 

@@ -94,12 +94,6 @@ def test_bytes_that_are_no_text_do_no_harm() -> None:
     assert result.stdout == "a��b"
 
 
-def test_output_and_messages_are_kept_apart() -> None:
-    result = HostRunner().run(python("print('out'); print('err', file=sys.stderr)"))
-
-    assert (result.stdout, result.stderr, result.exited) == ("out\n", "err\n", 0)
-
-
 @pytest.mark.parametrize("stdin", [None, [b"x" * 5_000_000]], ids=["no input", "unread input"])
 def test_a_flood_of_messages_does_not_stop_the_output(
     tmp_path: Path, stdin: Sequence[bytes] | None
@@ -153,19 +147,6 @@ def test_when_the_input_cannot_be_made_the_program_never_sees_its_end(
     if isinstance(error, Damaged):
         assert error is caught.value
     assert not marker.exists()
-
-
-def test_a_failure_is_an_exception_with_the_programs_words() -> None:
-    with pytest.raises(UnexpectedExit) as caught:
-        HostRunner().run(python("sys.stderr.write('no'); sys.exit(4)"))
-
-    assert (caught.value.result.stderr, caught.value.result.exited) == ("no", 4)
-
-
-def test_a_failure_that_is_expected_is_a_result() -> None:
-    result = HostRunner().run(python("sys.exit(4)"), warn=True)
-
-    assert (result.exited, result.ok) == (4, False)
 
 
 @pytest.mark.parametrize("warn", [False, True])
@@ -488,15 +469,6 @@ def test_a_dry_run_needs_no_proof(docker: FakeDocker, tmp_path: Path) -> None:
 
 
 # -- a file for a program -----------------------------------------------------------------
-
-
-def test_on_the_host_a_program_gets_the_files_path(tmp_path: Path) -> None:
-    (tmp_path / "in").write_bytes(EVERY_BYTE)
-    size = python("print(os.path.getsize(sys.argv[-1]))")
-
-    said = HostRunner().run_on_file(size, tmp_path / "in").stdout
-
-    assert f"{len(EVERY_BYTE)}\n" == said
 
 
 def copies(runner: Runner) -> list[Path]:

@@ -47,8 +47,7 @@ class FakeRunner:
     via: str = "docker"
     where: str = "nowhere"
     session: str = "repom-00000000"
-    has_own_programs: bool = True
-    restages_files: bool = False
+    platform: str = "linux"
     calls: list[Call] = field(default_factory=list)
 
     def __post_init__(self) -> None:

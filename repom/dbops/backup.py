@@ -138,4 +138,7 @@ def _tables(draft: Backup, database: Database, archive: Archive) -> int | None:
     known = draft.facts.tables
     if archive.kind != "plain":
         return known if archive.tables is None else archive.tables
-    return known if database.identify().tables == known else None
+    try:
+        return known if database.identify().tables == known else None
+    except RepomError:  # the dump is complete all the same
+        return None

@@ -84,7 +84,7 @@ class Database(Protocol):
 
     @property
     def fallback(self) -> str:
-        """Why the container is not used although it is meant; else empty."""
+        """Why the container is not used although the settings ask for it; else empty."""
 
     def identify(self) -> Facts:
         """Ask the database for its facts; raises `Unreachable` or `NotFound`."""
@@ -139,7 +139,7 @@ class Database(Protocol):
         """Hold the lock that keeps others from replacing this database meanwhile, also
         from another checkout with another store.
 
-        :param doing: the verb, for whoever finds it locked.
+        :param doing: the verb, for the message to another process that finds it locked.
         :raises Refused: at once, when another process holds it; says who.
         """
 

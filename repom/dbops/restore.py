@@ -114,17 +114,18 @@ def plan_restore(
     :raises Refused: it belongs to another kind of database, or the wrong server answers.
     """
     source = work.find_backup(settings, backup)
-    in_place = in_place and settings.backend != "sqlite"  # there it is no other way
+    in_place = in_place and settings.backend != "sqlite"  # where every restore is
     archive = work.examined(source)
     _refuse_other_backend(archive, settings)
     configured = settings
     if into is not None:
         settings = settings.with_database(_into(settings, into))
     database = open_database(settings, "pg_restore" if archive.is_archive else "psql")
-    engine = work.engine_of(settings, database, remote)
-    survey = database.survey()
-    _refuse_target(database, survey, into, in_place)
-    work.check_server(configured, database, survey.system_identifier, "--via host")
+    with work.closed_on_failure(database):
+        engine = work.engine_of(settings, database, remote)
+        survey = database.survey()
+        _refuse_target(database, survey, into, in_place)
+        work.check_server(configured, database, survey.system_identifier, "--via host")
     how = (owner, in_place, engine)
     return Plan(settings, configured, database, source, archive, survey, *how)
 
@@ -169,10 +170,9 @@ def carry_out(plan: Plan) -> Restored:
         log.info("Would restore %s into %s", plan.backup.path, database.name)
         if database.backend == "sqlite":
             return Restored(database.name, plan.backup.name, None, 0.0)
-    others = [plan.backup.database] if plan.backup.database else []
     if not plan.survey.exists:
         log.info("Creating database %s", database.name)
-    with work.on(settings, database, "restore", *others, replaces=True):
+    with work.on(settings, database, "restore", *work.names_in(plan.backup), replaces=True):
         plan = _confirmed(plan)
         database.sweep(plan.survey)
         replaced = _replace(plan)
@@ -186,13 +186,13 @@ def carry_out(plan: Plan) -> Restored:
 
 
 def _confirmed(plan: Plan) -> Plan:
-    """The same plan, looked at again now that nobody else can change anything.
+    """The same plan, surveyed again under the lock.
 
     :raises Refused: file or database are not what the user was asked about.
     """
     plan.archive.check_unchanged()
     survey = plan.database.survey()
-    work.check_server(plan.configured, plan.database, survey.system_identifier)
+    work.check_server(plan.configured, plan.database, survey.system_identifier, "--via host")
     work.check_same(plan.database.name, plan.survey, survey)
     return replace(plan, survey=survey)
 

@@ -38,7 +38,7 @@ def undo(settings: Source = None, *, remote: bool = False) -> Restored:
 
     :param remote: allow a database on another machine.
     :raises NotFound: there is nothing to put back.
-    :raises Refused: it is on another machine, and that was not meant.
+    :raises Refused: it is on another machine, and `remote` is not set.
     """
     return carry_out_undo(plan_undo(Settings.of(settings), remote=remote))
 
@@ -46,10 +46,12 @@ def undo(settings: Source = None, *, remote: bool = False) -> Restored:
 def plan_undo(settings: Settings, *, remote: bool = False) -> Undo:
     """What an undo would put back, without touching anything; raises as `undo`."""
     database = open_database(settings, "psql")
-    engine = work.engine_of(settings, database, remote)
-    survey = database.survey()
-    work.check_server(settings, database, survey.system_identifier)
+    with work.closed_on_failure(database):
+        engine = work.engine_of(settings, database, remote)
+        survey = database.survey()
+        work.check_server(settings, database, survey.system_identifier)
     if not survey.kept:
+        database.close()
         raise NotFound(
             f"There is no undo copy of {database.name}",
             "A restore keeps one, unless REPOM_UNDO_KEEP is 0",

@@ -70,8 +70,8 @@ def verify(
 
 def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str], dict[str, int]]:
     """The checks that a backup passes, and the rows that a drill restored."""
-    passed = ["complete", "sha256"] if source.is_verified else []
     archive = work.examined(source)
+    passed = ["complete", "sha256"] if source.sha256 else []
     if settings.dry:
         log.info("Would read %s to its end", source.path)
         if drill:
@@ -122,9 +122,9 @@ def _for_backend(settings: Settings, archive: Archive) -> Settings:
 def _drill(
     settings: Settings, database: Database, source: Backup, archive: Archive
 ) -> dict[str, int]:
-    work.check_server(settings, database, database.survey().system_identifier)
-    with work.on(settings, database, "drill"):
+    with work.on(settings, database, "drill", *work.names_in(source)):
         found = database.survey()
+        work.check_server(settings, database, found.system_identifier)
         archive.check_unchanged()
         facts = proven_facts(source)
         scratch = database.load(found, archive, facts, owner=False, replacing=False)
@@ -137,15 +137,17 @@ def _drill(
 def _record(
     settings: Settings, source: Backup, passed: list[str], rows: dict[str, int], seconds: float
 ) -> None:
-    """Write down what a backup passed; one that passed nothing no longer counts."""
-    if not source.is_verified or settings.dry:
+    """Write down what a backup passed; one that passed nothing is no longer verified."""
+    if not source.sha256 or settings.dry:
         return
     target = Store(source.path.parent)
     try:
         with locked(target.folder, source.database, "verify", wait=10):
-            now = manifest.read(source.path)  # somebody may have pinned it meanwhile
+            now = manifest.read(source.path)  # another process may have pinned it
             drill = Drill(rows, seconds) if rows else now.drill
             verified = tuple(dict.fromkeys([*now.verified, *passed])) if passed else ()
             target.update(replace(now, verified=verified, drill=drill))
     except ReadOnlyStore:
         log.info("Not recorded: %s cannot be written to", target.folder)
+    except Refused as error:  # locked; what was found counts more
+        log.warning("Not recorded: %s", error)

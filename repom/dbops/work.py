@@ -17,7 +17,7 @@ from repom.dbops.store.backup import Backup, Identity
 from repom.dbops.store.lock import locked
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
-from repom.errors import NotFound, Refused, RepomError, SettingsError, Unreachable, advice
+from repom.errors import Refused, RepomError, Unreachable, advice
 from repom.runners import engine
 from repom.runners.choose import Choice, choose
 from repom.runners.discover import find
@@ -179,16 +179,15 @@ def on(
 ) -> Iterator[None]:
     """Hold the locks, clean up after runs that were killed, and leave nothing running.
 
-    :param doing: the verb, for whoever finds the database locked.
+    :param doing: the verb, for the message to another process that finds it locked.
     :param names: other databases whose backups must not be pruned meanwhile.
     :param replaces: the verb replaces the database, so it is locked in the server, too;
         then a store that cannot be written to needs no lock of its own.
     """
-    if settings.dry:
-        with closing(database):
-            yield
-        return
     with closing(database), ExitStack() as stack:
+        if settings.dry:
+            yield
+            return
         try:
             _lock(stack, settings, database, doing, sorted({database.name, *names}))
         except ReadOnlyStore:
@@ -197,6 +196,7 @@ def on(
             log.info(
                 "%s cannot be written to: continuing without a lock there", settings.backup_dir
             )
+        stack.callback(database.close)  # before the next run gets the lock
         if replaces:
             stack.enter_context(database.exclusive(doing))
         with aborting(database):
@@ -216,13 +216,23 @@ def _lock(
 
 
 @contextmanager
+def closed_on_failure(database: Database) -> Iterator[None]:
+    """For a plan, which otherwise keeps the database open for carrying it out."""
+    try:
+        yield
+    except BaseException:
+        database.close()
+        raise
+
+
+@contextmanager
 def aborting(database: Database) -> Iterator[None]:
     """On failure, leave nothing running in the server: ending the client of `docker exec`
     leaves the program in the container."""
     try:
         yield
-    except (Unreachable, SettingsError, NotFound, Refused):
-        raise  # nothing was running
+    except Unreachable:
+        raise  # there is no server to ask
     except BaseException:
         database.abort()
         raise
@@ -263,6 +273,11 @@ def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -
 def proven_facts(backup: Backup) -> Facts | None:
     """What the manifest says of the database; ``None`` when the manifest proves nothing."""
     return backup.facts if backup.is_verified else None
+
+
+def names_in(backup: Backup) -> list[str]:
+    """The database that a backup is of, whose other backups are not pruned meanwhile."""
+    return [backup.database] if backup.database else []
 
 
 def since(started: float) -> float:

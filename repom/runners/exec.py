@@ -55,8 +55,7 @@ class ExecRunner:
 
     via: ClassVar[str] = "docker"
     trusts_local: ClassVar[bool] = True
-    has_own_programs: ClassVar[bool] = True
-    restages_files: ClassVar[bool] = True
+    platform: ClassVar[str] = "linux"
 
     @property
     def where(self) -> str:
@@ -146,13 +145,15 @@ class ExecRunner:
             self.run(["sh", "-c", script], timeout=seconds, warn=True)
 
     def interactive(self, argv: Sequence[str], env: Mapping[str, str]) -> int:
-        env = self._environment(env)
+        env = {"PGAPPNAME": self.session, "PGHOST": "", **env}
         command = self._command(argv, env, interactive=True)
         terminal = ["-t"] if sys.stdin is not None and sys.stdin.isatty() else []
-        return process.attached([*command[:2], *terminal, *command[2:]], env)
+        command = [*command[:2], *terminal, *command[2:]]
+        return process.attached(command, env, echo=self.echo, dry=self.dry)
 
     def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        return {"PGAPPNAME": self.session, "PGHOST": "", **env}
+        # English, since `failures` knows what programs say by their words.
+        return {"PGAPPNAME": self.session, "PGHOST": "", "LC_ALL": "C", **env}
 
     def _command(
         self, argv: Sequence[str], env: Mapping[str, str], *, interactive: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,8 +36,7 @@ class HostRunner:
     via: ClassVar[str] = "host"
     where: ClassVar[str] = "host"
     trusts_local: ClassVar[bool] = False
-    has_own_programs: ClassVar[bool] = False
-    restages_files: ClassVar[bool] = False
+    platform: ClassVar[str] = sys.platform
 
     def run(
         self,
@@ -72,11 +72,13 @@ class HostRunner:
         watch: Watch | None = None,
         listing: bytes = b"",
     ) -> Result:
-        with tempfile.NamedTemporaryFile(prefix="repom-") as file:
-            file.write(listing)
-            file.flush()
-            chosen = [f"--use-list={file.name}"] if listing else []
-            command = [*argv, *chosen, str(path)]
+        if not listing:
+            return self.run([*argv, str(path)], stdout=stdout, env=env, watch=watch)
+        # In a folder, since Windows lets no other program open a NamedTemporaryFile.
+        with tempfile.TemporaryDirectory(prefix="repom-") as folder:
+            chosen = Path(folder, "list")
+            chosen.write_bytes(listing)
+            command = [*argv, f"--use-list={chosen}", str(path)]
             return self.run(command, stdout=stdout, env=env, watch=watch)
 
     def open(self, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -89,7 +91,7 @@ class HostRunner:
         """On this host no program outlives the run that started it."""
 
     def interactive(self, argv: Sequence[str], env: Mapping[str, str]) -> int:
-        return process.attached(self._command(argv), env)
+        return process.attached(self._command(argv), env, echo=self.echo, dry=self.dry)
 
     def _command(self, argv: Sequence[str]) -> list[str]:
         program = str(Path(self.folder, argv[0])) if self.folder else argv[0]

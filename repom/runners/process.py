@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
@@ -36,6 +37,7 @@ STALL = 60.0  # seconds without a byte after which a dump or a load has stalled
 ASLEEP = 1.0  # seconds between two looks that show that this process itself was stopped
 LOOK = 0.05  # seconds between two looks at a running program
 BLOCK = 1 << 16  # bytes read at a time
+SAID = 1 << 21  # bytes that are kept of what a program says
 
 
 class Stalled(CommandFailed):
@@ -108,7 +110,8 @@ class Process:
             pipe.close()
         except BaseException as error:
             # The program stopped reading (EINVAL on Windows): its own message says why.
-            if not isinstance(error, OSError) or error.errno not in (32, 104, 22):
+            broken = (errno.EPIPE, errno.ECONNRESET, errno.EINVAL)
+            if not isinstance(error, OSError) or error.errno not in broken:
                 self._failure = error
                 self._signal("SIGKILL")
 
@@ -152,13 +155,14 @@ class Process:
                 self._signal("SIGKILL")
                 self._process.wait()
         for tail in self._said:
-            tail.wait(1)  # a child of the program may still have the pipe open
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            with suppress(OSError):  # what was left in the buffer has no reader any more
-                if pipe:
-                    pipe.close()
+            tail.close()
+        with suppress(OSError):  # what was left in the buffer has no reader any more
+            if self._process.stdin:
+                self._process.stdin.close()
 
     def _signal(self, name: str) -> None:
+        if self._process.poll() is not None:
+            return  # another process may have its number now
         with suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, getattr(signal, name))
@@ -168,19 +172,23 @@ class Process:
 
 class Tail:
     """What a program says on a stream, read by a thread; of a flood the first block and the
-    last 2 MB."""
+    last `SAID` bytes."""
 
     def __init__(self, stream: IO[bytes] | None) -> None:
-        self._blocks: list[bytes] = []
+        self._stream, self._first = stream, b""
+        self._last = bytearray()
+        self._is_cut = False
         self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._thread.start()
 
     def _read(self, stream: Any) -> None:
         with suppress(OSError, ValueError):  # closed while a child of the program has it open
             while stream and (block := stream.read1(BLOCK)):
-                self._blocks.append(block)
-                if len(self._blocks) > 64:
-                    del self._blocks[1:-32]
+                self._first = self._first or block
+                self._last += block
+                if len(self._last) > 2 * SAID:
+                    self._is_cut = True
+                    del self._last[:-SAID]
 
     def wait(self, seconds: float) -> None:
         """Wait for the end of the stream."""
@@ -189,8 +197,15 @@ class Tail:
         else:
             time.sleep(min(seconds, 0.002))  # closed by a program that goes on
 
+    def close(self) -> None:
+        """Close the stream, unless a child of the program still has it open and is read."""
+        self._thread.join(1)
+        if self._stream and not self._thread.is_alive():
+            self._stream.close()
+
     def text(self) -> str:
-        return b"".join(self._blocks).decode("utf-8", "replace")
+        said = (self._first if self._is_cut else b"") + self._last
+        return said.decode("utf-8", "replace")
 
 
 def start(
@@ -206,20 +221,33 @@ def start(
         return subprocess.Popen(
             list(argv), env=env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, **options
         )
-    except (FileNotFoundError, PermissionError) as error:
+    except OSError as error:
         error.__traceback__ = None  # its frames hold the environment as bytes
+        if error.errno in (errno.E2BIG, errno.ENOMEM, errno.EAGAIN, errno.EMFILE):
+            raise CommandFailed(f"{argv[0]} could not be started: {error.strerror}") from None
     raise Unreachable(f"{argv[0]} was not found or cannot be executed")
 
 
-def attached(argv: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run a program on this terminal and return its exit status.
+def attached(
+    argv: Sequence[str], env: Mapping[str, str], *, echo: bool = False, dry: bool = False
+) -> int:
+    """Run a program on this terminal and return its exit status. Ctrl-C is the program's
+    meanwhile: psql cancels a query.
 
-    :raises Unreachable: it does not exist.
+    :raises Unreachable: it does not exist, or may not be executed.
     """
+    if echo or dry:
+        log.info("$ %s", display(argv))
+    if dry:
+        return 0
+    # Not SIG_IGN, which the program would inherit.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         return subprocess.call(list(argv), env=client_environment(os.environ, env))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise Unreachable(f"{argv[0]} was not found or cannot be executed") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def popen_options(platform: str) -> dict[str, Any]:

@@ -40,12 +40,8 @@ class Runner(Protocol):
         """Whether programs connect by the server's own socket, which needs no password."""
 
     @property
-    def has_own_programs(self) -> bool:
-        """Whether the programs come with the server, in its version."""
-
-    @property
-    def restages_files(self) -> bool:
-        """Whether a file must be copied there before a program can read it."""
+    def platform(self) -> str:
+        """The system that the programs run on, as in `sys.platform`."""
 
     def run(
         self,

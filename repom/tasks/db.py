@@ -101,6 +101,7 @@ def restore(
             chosen, settings, into=into, in_place=in_place, owner=not no_owner, remote=remote
         )
         if not _agreed(plan, yes, piped=backup == "-"):
+            plan.database.close()
             say("Nothing was restored")
             return
         done = carry_out(plan)
@@ -161,9 +162,9 @@ def _agreed(plan: Plan, yes: bool, *, piped: bool) -> bool:
     return confirm(question, yes)
 
 
-def _show_replaced(done: Restored, json: bool) -> None:
+def _show_replaced(done: Restored, json: bool, way_back: str = "To undo") -> None:
     if done.replaced:
-        say(f"To undo: {run('db.undo')}")
+        say(f"{way_back}: {run('db.undo')}")
     show(asdict(done) if json else done.database)
 
 
@@ -181,7 +182,7 @@ def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False
     if settings.dry:
         return
     say(f"{done.database} is again what it was before {clock(plan.kept.created_at)}")
-    _show_replaced(done, json)
+    _show_replaced(done, json, "To switch back")
 
 
 @command(name="list", help={"json": JSON})

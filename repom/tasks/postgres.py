@@ -82,6 +82,9 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     before = server.remove(settings, volume=volume, seen=seen)
     if settings.dry:
         return
+    if before.state == "absent":
+        console.show(f"{before.name}: absent")
+        return
     kept = f"; its data is kept in {before.data}" if before.data and not volume else ""
     console.show(f"Removed {before.name}{kept}")
 

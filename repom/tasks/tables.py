@@ -58,7 +58,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbered: bool 
     for number, row in enumerate(rows, 1):
         cells = [*([str(number)] if numbered else []), *row]
         drawn.add_row(*(Text(printable(cell, keep="")) for cell in cells))  # no markup
-    console = Console(width=1000, no_color=True, highlight=False)
+    console = Console(width=1000, force_terminal=False, no_color=True, highlight=False)
     with console.capture() as capture:
         console.print(drawn)
     return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))

@@ -337,7 +337,7 @@ def test_a_command_is_shown_as_one_would_type_it(
     assert shown == display(argv, platform)
 
 
-OWN = ("-e", "PGAPPNAME", "-e", "PGHOST")
+OWN = ("-e", "PGAPPNAME", "-e", "PGHOST", "-e", "LC_ALL")
 
 # -- docker exec --------------------------------------------------------------------------
 

@@ -61,6 +61,12 @@ class Archive:
         return toc.tables(toc.entries(self.path)) if self.kind == "custom" else None
 
     @property
+    def size(self) -> int:
+        """Bytes of the file, or of the files in the folder."""
+        files = self.path.iterdir() if self.path.is_dir() else (self.path,)
+        return sum(each.stat().st_size for each in files)
+
+    @property
     def is_archive(self) -> bool:
         """Whether pg_restore reads it; plain SQL is psql's."""
         return self.kind in ("custom", "tar", "directory")

@@ -200,7 +200,7 @@ class Lexer:
     def refuse(self, what: str, line: int = 0) -> NoReturn:
         raise Refused(
             f"Line {line or self.line} of the SQL script {what}",
-            "Remove it if the rest belongs in this database",
+            "Remove that statement if the rest belongs in this database",
         )
 
     def _ends_too_early(self) -> NoReturn:

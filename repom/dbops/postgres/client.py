@@ -137,7 +137,7 @@ class Client:
         :param timeout: seconds to wait for the answer.
         :param variables: of psql.
         """
-        # A session in template1 would keep everybody from creating a database.
+        # While a session in template1 is open, the server creates no database.
         if database == "template1" or (self.runner.dry and not probe):
             how = {"changes": changes, "probe": probe}
             return self.apart(query, database, variables, timeout=timeout, **how)
@@ -215,11 +215,13 @@ class Client:
         :param options: settings of its sessions beside the usual ones, as in PGOPTIONS.
         :raises RepomError: see `failures`.
         """
+        is_stream = stdin is not None and not isinstance(stdin, list)
         return self._retried(
             lambda env: self.runner.run(
                 argv, env=env, stdin=stdin, stdout=stdout, timeout=timeout, dry=dry, watch=watch
             ),
             options,
+            again=not is_stream,  # its beginning is gone
         )
 
     def run_on_file(
@@ -251,6 +253,8 @@ class Client:
 
     def shell(self) -> int:
         self._find_programs()
+        if not self.runner.dry:
+            _ = self.versions  # whether the server answers is said in words of ours
         argv = ["psql", "-d", self.conninfo(self.login.database)]
         env = {"PGPASSWORD": self.login.password or "", "PGOPTIONS": self.login.session}
         return self.runner.interactive(argv, env)
@@ -277,12 +281,14 @@ class Client:
                 self.runner = replace(self.runner, folder=fitting)
         self._versions = Versions(psql, server)
 
-    def _retried(self, attempt: Callable[[Mapping[str, str]], T], options: str = "") -> T:
+    def _retried(
+        self, attempt: Callable[[Mapping[str, str]], T], options: str = "", again: bool = True
+    ) -> T:
         with translated(self.login, self.runner):
             try:
                 return attempt(self.environment(options))
             except UnexpectedExit as error:
-                if not self._learns(error.result):
+                if not (again and self._learns(error.result)):
                     raise
                 return attempt(self.environment(options))
 

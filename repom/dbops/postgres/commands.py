@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 
 #: First releases of psql with ``\restrict``, by major (CVE-2025-8714).
 RESTRICT_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 #: Newest custom format that a pg_restore of this major reads (pg_backup_archiver.h).
 ARCHIVE_FORMATS = {12: (1, 14), 13: (1, 14), 14: (1, 14), 15: (1, 14), 16: (1, 15)}
-#: Settings of sessions that load a scratch database, which nobody reads yet. That their
+#: Settings of sessions that load a scratch database, which no other session reads yet. That their
 #: commits do not wait for the disk costs no safety: the commit of the swap does, and what
 #: is written before it is on the disk before it. More memory for indexes showed no gain,
 #: and a container may have little.
 LOAD = "-c synchronous_commit=off"
-LOCK_WAIT = 30_000  # milliseconds that a dump waits for somebody's lock
+LOCK_WAIT = 30_000  # milliseconds that a dump waits for another session's lock
 
 
 def dump_argv(conninfo: str, format: str, *, zstd: bool, statistics: bool = False) -> list[str]:
@@ -65,5 +64,4 @@ def restricts(version_num: int) -> bool:
 
 def script_argv(*, owner: bool, to: str = "-") -> list[str]:
     """pg_restore's command line that writes an archive as SQL; the archive comes last."""
-    to = "NUL" if to == "/dev/null" and sys.platform == "win32" else to
     return ["pg_restore", f"--file={to}", *([] if owner else ["--no-owner", "--no-acl"])]

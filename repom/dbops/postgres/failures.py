@@ -23,6 +23,7 @@ class NotReady(Unreachable):
 
 CHECK_LOGIN = "Set the password in .env: POSTGRES_PASSWORD, or the one in DATABASE_URL"
 STARTING = "the database system is"
+ANOTHER = advice("Restore another backup; list them with: {}", "db.list")
 SET_USER = "Set POSTGRES_USER, or the user in DATABASE_URL"
 SET_DATABASE = "Set POSTGRES_DB, or the database in DATABASE_URL"
 START = advice("Start it, for example with: {}", "postgres.start")
@@ -84,8 +85,8 @@ OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
         "pg_restore on {where} is too old for this archive",
         "Use a newer version of PostgreSQL there",
     ),
-    ("could not read from input file", Damaged, "The archive is cut short", ""),
-    ("unexpected end of file", Damaged, "The archive is cut short", ""),
+    ("could not read from input file", Damaged, "The archive is cut short", ANOTHER),
+    ("unexpected end of file", Damaged, "The archive is cut short", ANOTHER),
     (
         "server version mismatch",
         Refused,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -31,7 +30,6 @@ from .survey import check_count
 log = logging.getLogger("repom")
 
 LARGE = 10_000_000  # bytes of an archive above which statistics are made in parallel
-COUNTER = 'find /c /v ""' if sys.platform == "win32" else "wc -l"
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Load:
         self._fill(scratch, jobs)
         if not self.client.runner.dry:
             check_count(int(self.client.query(queries.COUNT, scratch)), self.archive.tables)
-        self._analyze(scratch, jobs if self.archive.path.stat().st_size > LARGE else 1)
+        self._analyze(scratch, jobs if self.archive.size > LARGE else 1)
         if self.replacing:
             names = {"live": self.client.login.database, "scratch": scratch}
             done = self.client.script(queries.PROPERTIES, scratch, names, changes=True)
@@ -78,6 +76,8 @@ class Load:
         self.client.change(queries.CREATE, self.client.maintenance, variables)
 
     def _fill(self, scratch: str, jobs: int) -> None:
+        if not self.client.runner.dry:
+            self.client.session(scratch)  # learns whether this database wants a password
         if not self.archive.is_archive:
             text = script.for_psql(self.archive.blocks(), owner=self.owner, in_transaction=False)
             self._run_gated(scratch, text)
@@ -233,9 +233,10 @@ class Load:
 def rows(client: Client, scratch: str) -> dict[str, int]:
     """Rows of each table of a scratch database."""
     tables = _json(client.query(queries.NAMES, scratch))
-    counting = queries.rows((quoted for _name, quoted in tables), COUNTER)
+    counter = 'find /c /v ""' if client.runner.platform == "win32" else "wc -l"
+    counting = queries.rows((quoted for _name, quoted in tables), counter)
     lines = client.change(counting, scratch).split()
-    pairs = zip(tables, lines[::2], lines[1::2], strict=False)
+    pairs = zip(tables, lines[::2], lines[1::2], strict=True)
     return {name: int(count) for (name, _), count, failed in pairs if failed == "false"}
 
 

@@ -134,17 +134,17 @@ def remove(client: Client, name: str, seconds: float = DROPPING) -> None:
     """
     client.close(name)
     drop, until = queries.drop([name], client.maintenance), time.monotonic() + seconds
-    left, is_new = name, False
+    left = name
     while left and time.monotonic() < until:
         try:
-            left = client.change(drop, client.maintenance, timeout=seconds).strip()
+            # Not in the open session: the lock ends with it, when a drop takes too long.
+            done = client.apart(drop, client.maintenance, changes=True, timeout=seconds)
+            left = done.stdout.strip()
             break
         except NotReady:  # the server crashed under the load, and recovers
             time.sleep(RECOVERY)
-        except RepomError:  # or the open session ended with it
-            if is_new:
-                break
-            is_new = True
+        except RepomError:
+            break
     if left:
         log.warning("Could not remove database %s; the next restore will try again", name)
 

@@ -83,7 +83,7 @@ class Postgres:
         try:
             self._dump(file, format, zstd=server >= 16)
         except CommandFailed as error:
-            if "LOCK TABLE" in error.stderr or "lock timeout" in error.stderr:
+            if "timeout" in error.stderr and "lock" in error.stderr.lower():
                 raise self._blocked(error) from None
             if server < 16 or "does not support compression" not in error.stderr:
                 raise
@@ -114,11 +114,12 @@ class Postgres:
         return f"{silent}the server is idle" if dumping and not found["working"] else ""
 
     def _blocked(self, error: CommandFailed) -> RepomError:
-        """Names who keeps the dump out, unless it failed to lock a table for another reason."""
-        holders = self.client.apart(queries.LOCKERS, self.name).stdout.strip("\n").split("\n")
-        who = ", ".join(filter(None, holders))
-        if not who and "timeout" not in error.stderr:
+        """Names the sessions that keep the dump out of a table."""
+        try:
+            holders = self.client.apart(queries.LOCKERS, self.name).stdout.strip("\n").split("\n")
+        except RepomError:
             return error
+        who = ", ".join(filter(None, holders))
         by = who or "a session that has ended since"
         return Refused(
             f"A table of {self.name} is locked by {by}", "End that session, then try again"
@@ -132,7 +133,8 @@ class Postgres:
         """
         if archive.is_archive:
             _ = self.client.versions  # on the host, the programs that fit them
-            argv = script_argv(owner=True, to="/dev/null")
+            nowhere = "NUL" if self.client.runner.platform == "win32" else "/dev/null"
+            argv = script_argv(owner=True, to=nowhere)
             self.client.run_offline(argv, archive.path)
         else:
             for _piece in script.for_psql(archive.blocks()):

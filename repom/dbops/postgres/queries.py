@@ -158,7 +158,7 @@ SURVEY = (
 \endif
 """
 )
-#: A database like the old one, into which nobody but this user can connect while it is
+#: A database like the old one, into which only this user can connect while it is
 #: loaded: a trigger that another role added then would run as this user. `locale` is JSON
 #: as above.
 CREATE = """SELECT format('CREATE DATABASE %I ALLOW_CONNECTIONS false', :'scratch')
@@ -201,7 +201,7 @@ def rows(quoted: Iterable[str], count: str) -> str:
     return "\\set ON_ERROR_STOP off\n" + "".join(each)
 
 
-#: Functions that run as this user, a superuser, whoever calls them.
+#: Functions that run as this user, a superuser, for every caller.
 DEFINERS = """SELECT json_agg(p.oid::regprocedure::text) FROM pg_proc p, pg_roles me
   WHERE me.rolname = current_user AND me.rolsuper AND p.prosecdef AND p.proowner = me.oid
     AND p.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e

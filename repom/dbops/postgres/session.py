@@ -83,7 +83,9 @@ class Session:
         with suppress(queue.Empty):
             while (line := self._err.get(timeout=1)) is not None:
                 said.append(line)
-        exited = self._process.wait(5)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        exited = self._process.poll()
         return Result(stderr="\n".join(said)[-KEPT:], exited=exited or 1)
 
     def close(self) -> None:

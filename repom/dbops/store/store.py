@@ -128,8 +128,8 @@ class Store:
         return chosen
 
     def find(self, name: str, identity: Identity | None = None) -> Backup:
-        """A backup by its name in the store, with or without its extension, by its label
-        or by an unambiguous beginning; or any file by its path.
+        """A backup by its name in the store, with or without its extension, by its label,
+        or by an unambiguous beginning of either; or any file by its path.
 
         :param identity: the database whose backups come first.
         :raises SettingsError: it is empty, or may mean several.
@@ -158,6 +158,7 @@ class Store:
             [n for n, m in named.items() if n == f"{name}.{m['extension']}"],
             [n for n, m in named.items() if m["label"] == name],
             [n for n in named if beginnings and n.startswith(name)],
+            [n for n, m in named.items() if beginnings and (m["label"] or "").startswith(name)],
         ):
             if found:
                 own = [n for n in found if self._described(n, entries[n]).identity == identity]
@@ -185,7 +186,7 @@ class Store:
             with self.storage.open(backup.name) as file:
                 size = file.seek(0, os.SEEK_END)
                 whole = size == backup.size and sha256(file) == backup.sha256
-        except FileNotFoundError:
+        except OSError:
             whole = False
         if not whole:
             log.warning("%s is damaged and does not count as a backup to keep", backup.name)

@@ -288,7 +288,7 @@ def test_a_backup_with_a_long_name_is_found_and_pruned(settings: Settings) -> No
     assert {b.name for b in made[1:]} == {b.name for b in dbops.list_backups(settings)}
 
 
-@pytest.mark.parametrize("given", ["label", "stem", "beginning", "label beginning"])
+@pytest.mark.parametrize("given", ["label", "stem", "beginning", "until the label", "of the label"])
 def test_a_backup_is_named_by_its_label_or_its_beginning(settings: Settings, given: str) -> None:
     dbops.backup(settings, label="other")
     made = dbops.backup(settings, label="before-migration")
@@ -297,7 +297,8 @@ def test_a_backup_is_named_by_its_label_or_its_beginning(settings: Settings, giv
         "label": "before-migration",
         "stem": stem,
         "beginning": stem[:-5],
-        "label beginning": made.name[:-20],
+        "until the label": made.name[:-20],
+        "of the label": "before-m",
     }[given]
 
     assert made.name == dbops.pin(name, settings).name

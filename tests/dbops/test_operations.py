@@ -584,6 +584,16 @@ def test_a_damaged_backup_no_longer_counts(settings: Settings, change: Change) -
     assert good.name == dbops.verify(None, settings).name
 
 
+def test_a_backup_that_was_repaired_counts_again(settings: Settings) -> None:
+    made = dbops.backup(settings)
+    content = made.path.read_bytes()
+    made.path.write_bytes(content[:-1] + b"?")
+    assert dbops.verify(made.name, settings).problems
+    made.path.write_bytes(content)
+    assert dbops.verify(made.name, settings).problems == ()
+    assert dbops.list_backups(settings)[0].is_verified
+
+
 def test_a_file_from_elsewhere_is_read_and_never_proven(settings: Settings) -> None:
     Path("theirs").write_bytes(settings.sqlite_path.read_bytes())
     before = files(settings.project).keys()

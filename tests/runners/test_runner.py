@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from invoke.exceptions import UnexpectedExit
 
-from repom.errors import CommandFailed, Damaged, Unreachable
+from repom.dbops.postgres.client import Client
+from repom.errors import CommandFailed, Damaged, RepomError, Unreachable
 from repom.runners import process
 from repom.runners.exec import ExecRunner
 from repom.runners.host import HostRunner
 from repom.runners.process import Stalled, client_environment, display, popen_options
 from repom.runners.runner import Runner
-from tests.fakes import FakeDocker
+from repom.settings.address import Address
+from tests.fakes import Answer, FakeDocker, FakeRunner
 
 EVERY_BYTE = bytes(range(256)) * 4096
 CANARY = "s3cret-c4nary"
@@ -112,6 +114,28 @@ def test_the_first_and_the_last_of_a_flood_of_messages_are_kept() -> None:
 
     assert result.stderr.startswith("first")
     assert result.stderr.endswith("last\n")
+
+
+def test_many_short_lines_that_come_slowly_are_all_kept() -> None:
+    script = "for n in range(200): print(n, flush=True); time.sleep(0.002)"
+    said = HostRunner().run(python(script)).stdout
+    assert said.split() == [str(n) for n in range(200)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's child in the background")
+def test_a_child_that_keeps_the_streams_does_not_keep_repom() -> None:
+    began = time.monotonic()
+    assert HostRunner().run(["sh", "-c", "sleep 20 & echo $!"]).ok
+    assert time.monotonic() - began < 10
+
+
+def test_a_stream_is_not_sent_again_without_its_beginning() -> None:
+    sent = iter([b"a", b"b"])
+    runner = FakeRunner({"psql": [Answer(stderr="no password supplied", exited=2)]}, True)
+    client = Client(runner, Address(user="ann", database="shop", password="x"))
+    with pytest.raises(RepomError):
+        client.run(["psql"], stdin=sent)
+    assert len(runner.calls) == 1
 
 
 def test_a_program_that_stops_reading_speaks_for_itself() -> None:

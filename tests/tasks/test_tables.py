@@ -84,6 +84,14 @@ def test_a_table_is_plain_text_that_is_never_cut() -> None:
     ]
 
 
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_table_has_no_control_codes_whatever_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert "\x1b" not in table(("Name",), [("shop",)], numbered=True)
+
+
 def test_rows_can_be_numbered() -> None:
     lines = table(("Backup",), [("a",), ("b",)], numbered=True).splitlines()
     assert [line.split() for line in (lines[0], *lines[-2:])] == [

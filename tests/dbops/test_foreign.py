@@ -341,6 +341,7 @@ EMPTY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", EMPTY, ids=" ".join)
 def test_an_empty_value_is_an_error_that_names_the_flag(
     settings: Settings, task: list[str]
@@ -594,6 +595,7 @@ def test_the_question_says_who_is_connected_and_what_else_changes(
 # -- a dry run ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task",
     [

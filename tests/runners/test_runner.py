@@ -122,6 +122,7 @@ def test_many_short_lines_that_come_slowly_are_all_kept() -> None:
     assert said.split() == [str(n) for n in range(200)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a shell's child in the background")
 def test_a_child_that_keeps_the_streams_does_not_keep_repom() -> None:
     began = time.monotonic()

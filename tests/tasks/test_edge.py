@@ -52,6 +52,7 @@ def shell(project: Path, script: str, **env: str) -> subprocess.CompletedProcess
 # -- pipes and streams --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize(
     "script",
@@ -71,6 +72,7 @@ def test_a_reader_of_messages_that_leaves_is_no_failure(project: Path) -> None:
     assert shell(project, "$R db.backup 2>&1 >/dev/null | true").returncode in (0, 141)
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_receive_nothing_and_harm_nothing(project: Path, closed: str) -> None:
@@ -81,6 +83,7 @@ def test_closed_streams_receive_nothing_and_harm_nothing(project: Path, closed: 
     assert verified.status == 0, verified.err
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_character_that_the_encoding_lacks_is_escaped(tmp_path: Path, encoding: str) -> None:

@@ -16,6 +16,7 @@ URLS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("source", ["environment", "file"])
 @pytest.mark.parametrize("tasks", ["whole", "mounted"])

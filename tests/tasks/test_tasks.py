@@ -96,6 +96,7 @@ def test_a_dry_run_writes_nothing(project: Path) -> None:
     assert rows(project) == 0
 
 
+@pytest.mark.slow
 def test_prune_with_dry_only_says_what_it_would_delete(project: Path) -> None:
     made = [Path(invoke(project, "db.backup").out.strip()).name for _ in range(3)]
     would = invoke(project, "--dry", "db.prune", "--keep", "1")
@@ -158,6 +159,7 @@ def test_a_bad_number_is_2_wherever_it_comes_from(project: Path, name: str, valu
     assert not (project / "backups").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 @pytest.mark.parametrize(("name", "status"), [("HUP", 129), ("INT", 130), ("TERM", 143)])
 def test_an_interrupted_restore_leaves_the_old_data(project: Path, name: str, status: int) -> None:

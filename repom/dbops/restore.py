@@ -13,7 +13,7 @@ from repom.dbops.postgres.postgres import Postgres
 from repom.dbops.store.backup import Backup
 from repom.errors import Refused, SettingsError
 from repom.settings import Settings, Source
-from repom.settings.values import expanded
+from repom.settings.values import expanded, legible
 
 from . import work
 from .database import Database, Kept, Survey
@@ -153,6 +153,7 @@ def _into(settings: Settings, into: str) -> str:
     if not into.strip() or "\0" in into:
         raise SettingsError(f"--into is {into!r}", "Name a new database (SQLite: a path)")
     if settings.backend != "sqlite":
+        into = str(legible("--into", into))
         if len(into.encode(errors="surrogateescape")) > LONGEST_NAME:
             raise SettingsError(f"--into is {into!r}", f"Allowed: at most {LONGEST_NAME} bytes")
         return into

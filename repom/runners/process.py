@@ -242,11 +242,13 @@ def attached(
         return 0
     # Not SIG_IGN, which the program would inherit.
     before = signal.signal(signal.SIGINT, lambda *_: None)
+    waker = signal.set_wakeup_fd(-1)
     try:
         return subprocess.call(list(argv), env=client_environment(os.environ, env))
     except (FileNotFoundError, PermissionError):
         raise Unreachable(f"{argv[0]} was not found or cannot be executed") from None
     finally:
+        signal.set_wakeup_fd(waker)
         signal.signal(signal.SIGINT, before)
 
 

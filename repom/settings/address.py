@@ -71,7 +71,10 @@ class Address:
         :param local: inside the container: its socket, so neither host nor port.
         """
         parts = [("dbname", database), ("user", self.user)]
-        if not local:
+        if local:  # said here, variables of the container have no say
+            parts += [("host", ""), ("hostaddr", ""), ("sslmode", "prefer")]
+            parts += [("target_session_attrs", "any")]
+        else:
             parts += [("host", self.host or "localhost"), ("port", str(self.port or PORT))]
             parts += self.options
         return " ".join(f"{key}={quoted(value)}" for key, value in parts)

@@ -451,3 +451,13 @@ def test_a_lock_goes_with_a_killed_run(any_shop: Server, project: Path) -> None:
     process.wait()
     wait_for(lambda: shop.sql(locks, "postgres") == "0")
     assert dbops.restore(made, settings).replaced
+
+
+def test_a_database_that_allows_one_connection_is_backed_up(shop: Server, project: Path) -> None:
+    make = "BEGIN CREATE ROLE single LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END"
+    shop.sql(f"DO $$ {make} $$")
+    shop.sql("CREATE DATABASE one OWNER single CONNECTION LIMIT 1", "postgres")
+    env = shop.environment("one", POSTGRES_USER="single", REPOM_VIA="docker")
+    ended = invoke(project, "db.backup", env=env)
+    shop.sql("DROP DATABASE one", "postgres")
+    assert ended.status == 0, ended.err

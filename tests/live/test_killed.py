@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
+from repom import dbops
+from repom.dbops.restore import carry_out, plan_restore
+from repom.dbops.work import open_database
+from repom.errors import Refused
 from tests.live.cli import Ended, environment, invoke
-from tests.live.servers import Server
+from tests.live.servers import Server, settings_for
 
 FILL = "CREATE TABLE t AS SELECT n, md5(n::text) a FROM generate_series(1, 300000) n"
 COUNT = "SELECT count(*), sum(n), count(a) FROM t"
@@ -180,3 +185,33 @@ def dumping(project: Path, process: subprocess.Popen[str]) -> int:
             return os.getpgid(int(children.split()[-1]))
         time.sleep(0.002)
     raise AssertionError("the dump was never seen at work")
+
+
+IDLE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+  WHERE application_name ~ '^repom-' AND datname = 'postgres' AND state = 'idle'"""
+
+
+def test_an_idle_session_that_is_ended_costs_nothing(shop: Server, project: Path) -> None:
+    """Such as by a killer of idle sessions, while the user is asked."""
+    settings = settings_for(shop, project)
+    made, rows = dbops.backup(settings), shop.sql("SELECT count(*) FROM item")
+    plan = plan_restore(made, settings)
+    shop.sql("DELETE FROM item")
+    assert shop.sql(IDLE, "postgres") == "1"
+    assert carry_out(plan).replaced
+    assert shop.sql("SELECT count(*) FROM item") == rows
+
+
+def test_a_lock_whose_session_was_ended_is_taken_again(shop: Server, project: Path) -> None:
+    settings = settings_for(shop, project)
+    database = open_database(settings, "psql")
+    with closing(database), database.exclusive("restore"):
+        assert shop.sql(IDLE, "postgres") == "1"
+        database.survey()
+        other = open_database(settings, "psql")
+        with (
+            closing(other),
+            pytest.raises(Refused, match="Another repom"),
+            other.exclusive("restore"),
+        ):
+            pass

@@ -15,7 +15,7 @@ import pytest
 from invoke.exceptions import UnexpectedExit
 
 from repom.dbops.postgres.client import Client
-from repom.errors import CommandFailed, Damaged, RepomError, Unreachable
+from repom.errors import CommandFailed, Damaged, Unreachable
 from repom.runners import process
 from repom.runners.exec import ExecRunner
 from repom.runners.host import HostRunner
@@ -130,13 +130,12 @@ def test_a_child_that_keeps_the_streams_does_not_keep_repom() -> None:
     assert time.monotonic() - began < 10
 
 
-def test_a_stream_is_not_sent_again_without_its_beginning() -> None:
-    sent = iter([b"a", b"b"])
-    runner = FakeRunner({"psql": [Answer(stderr="no password supplied", exited=2)]}, True)
+def test_a_second_attempt_gets_the_whole_input_again() -> None:
+    answers = [Answer(stderr="no password supplied", exited=2), Answer("1")]
+    runner = FakeRunner({"psql": answers}, True)
     client = Client(runner, Address(user="ann", database="shop", password="x"))
-    with pytest.raises(RepomError):
-        client.run(["psql"], stdin=sent)
-    assert len(runner.calls) == 1
+    client.run(["psql"], stdin=lambda: iter([b"a", b"b"]))
+    assert [call.stdin for call in runner.calls] == [b"ab", b"ab"]
 
 
 def test_a_program_that_stops_reading_speaks_for_itself() -> None:

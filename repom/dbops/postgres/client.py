@@ -22,7 +22,7 @@ from repom.settings.address import Address
 from . import queries
 from .commands import psql_argv
 from .failures import place, translated
-from .session import Answer, Session
+from .session import PID, Answer, Session
 
 T = TypeVar("T")
 #: Variables of psql, for a script.
@@ -59,6 +59,10 @@ class Client:
         self.runner, self.login, self.fallback = runner, login, fallback
         self._versions: Versions | None = None
         self._sessions: dict[str, Session] = {}
+        #: What to do when the session of a database is opened anew: to take a lock again.
+        self.on_open: dict[str, Callable[[], None]] = {}
+        #: Whether this run was ended in the server, and nothing was begun since.
+        self.is_aborted = False
         self._with_password = not runner.trusts_local
         self._with_options = True
 
@@ -166,21 +170,23 @@ class Client:
         text = (queries.opening(changes=changes) + query).encode()
         limit = timeout if changes else timeout or ANSWER
         dry = False if probe else None
-        done = self.run(argv, stdin=[text], timeout=limit, dry=dry)
+        done = self.run(argv, stdin=lambda: [text], timeout=limit, dry=dry)
         return Answer(done.stdout, done.stderr)
 
     def session(self, database: str) -> Session:
-        """The open psql of a database."""
+        """The open psql of a database; a new one when the server has ended the old one."""
+        if database in self._sessions and not self._sessions[database].is_alive():
+            self.close(database)
         if database not in self._sessions:
             argv = psql_argv(self.conninfo(database), {})
             self._sessions[database] = self._retried(lambda env: self._opened(argv, env))
+            self.on_open.get(database, lambda: None)()
         return self._sessions[database]
 
     def _opened(self, argv: list[str], env: Mapping[str, str]) -> Session:
         session = Session(self.runner.open(argv, env))
         try:
-            pid = "SELECT pg_catalog.pg_backend_pid();"
-            session.pid = int(session.ask(pid, timeout=ANSWER).stdout)
+            session.pid = int(session.ask(PID, timeout=ANSWER).stdout)
         except BaseException:
             session.close()
             raise
@@ -204,7 +210,7 @@ class Client:
         argv: list[str],
         *,
         options: str = "",
-        stdin: Stdin = None,
+        stdin: Callable[[], Stdin] = lambda: None,
         stdout: BinaryIO | None = None,
         timeout: float | None = None,
         dry: bool | None = None,
@@ -212,16 +218,16 @@ class Client:
     ) -> Result:
         """Run a program; a password goes with it when the server turns out to want one.
 
+        :param stdin: makes the input, once more for a second attempt.
+
         :param options: settings of its sessions beside the usual ones, as in PGOPTIONS.
         :raises RepomError: see `failures`.
         """
-        is_stream = stdin is not None and not isinstance(stdin, list)
         return self._retried(
             lambda env: self.runner.run(
-                argv, env=env, stdin=stdin, stdout=stdout, timeout=timeout, dry=dry, watch=watch
+                argv, env=env, stdin=stdin(), stdout=stdout, timeout=timeout, dry=dry, watch=watch
             ),
             options,
-            again=not is_stream,  # its beginning is gone
         )
 
     def run_on_file(
@@ -235,11 +241,12 @@ class Client:
         listing: bytes = b"",
     ) -> Result:
         """Run a program on a file that lies here, wherever the program runs."""
-        env = self.environment(options)
-        with translated(self.login, self.runner):
-            return self.runner.run_on_file(
+        return self._retried(
+            lambda env: self.runner.run_on_file(
                 argv, path, env=env, stdout=stdout, watch=watch, listing=listing
-            )
+            ),
+            options,
+        )
 
     def run_offline(
         self, argv: list[str], path: Path, stdout: BinaryIO | None = None, listing: bytes = b""
@@ -281,14 +288,12 @@ class Client:
                 self.runner = replace(self.runner, folder=fitting)
         self._versions = Versions(psql, server)
 
-    def _retried(
-        self, attempt: Callable[[Mapping[str, str]], T], options: str = "", again: bool = True
-    ) -> T:
+    def _retried(self, attempt: Callable[[Mapping[str, str]], T], options: str = "") -> T:
         with translated(self.login, self.runner):
             try:
                 return attempt(self.environment(options))
             except UnexpectedExit as error:
-                if not (again and self._learns(error.result)):
+                if not self._learns(error.result):
                     raise
                 return attempt(self.environment(options))
 

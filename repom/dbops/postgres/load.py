@@ -7,7 +7,7 @@ import logging
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -76,17 +76,17 @@ class Load:
         self.client.change(queries.CREATE, self.client.maintenance, variables)
 
     def _fill(self, scratch: str, jobs: int) -> None:
-        if not self.client.runner.dry:
-            self.client.session(scratch)  # learns whether this database wants a password
         if not self.archive.is_archive:
-            text = script.for_psql(self.archive.blocks(), owner=self.owner, in_transaction=False)
-            self._run_gated(scratch, text)
+            self._run_gated(scratch, self._script)
             return
         jobs = jobs if self.archive.is_parallel else 1
         argv = restore_argv(self.client.conninfo(scratch), jobs=jobs, owner=self.owner)
         self.client.run_on_file(
             argv, self.archive.path, options=LOAD, watch=self.watch, listing=self._listing()
         )
+
+    def _script(self) -> Iterable[bytes]:
+        return script.for_psql(self.archive.blocks(), owner=self.owner, in_transaction=False)
 
     def may_be_order(self, error: CommandFailed, jobs: int) -> bool:
         """Whether a load failed at a statement that one worker may get through: parallel
@@ -113,20 +113,27 @@ class Load:
         return toc.without_statistics(toc.entries(self.archive.path))
 
     def _run_gated(
-        self, database: str, blocks: Iterable[bytes], before: Iterable[str] = (), after: str = ""
+        self,
+        database: str,
+        blocks: Callable[[], Iterable[bytes]],
+        before: Iterable[str] = (),
+        after: str = "",
     ) -> None:
         """Run a script. psql takes the end of a stream for the end of the data, so what
         counts is the answer to a SELECT that is sent last.
 
-        :param before: statements that come before the script.
+        :param blocks: makes the script.
+        :param before: statements that come before it.
         :param after: statements that come behind it.
         """
         nonce = secrets.token_hex(16)
         key = secrets.token_hex(16) if restricts(self.client.versions.psql) else ""
         argv = gated_argv(self.client.conninfo(database), before, key)
-        stdin = chain(blocks, [gate(key, after, nonce)])
+        end = gate(key, after, nonce)
         try:
-            said = self.client.run(argv, stdin=stdin, options=LOAD, watch=self.watch).stdout
+            said = self.client.run(
+                argv, stdin=lambda: chain(blocks(), [end]), options=LOAD, watch=self.watch
+            ).stdout
         except CommandFailed as error:
             if nonce not in error.stderr:
                 raise
@@ -167,6 +174,8 @@ class Load:
         try:
             done = run(queries.ANALYZE, database, shares, changes=True)
         except RepomError as error:  # the data are there
+            if self.client.is_aborted:
+                return
             log.warning("Restored, but without the planner's statistics: %s", error.message)
             return
         warn("No statistics for a table", done.stderr)
@@ -189,11 +198,11 @@ class Load:
         live, expected = self.client.login.database, self.archive.tables
         self._refuse_in_place(expected or 0)
         with self._as_script() as blocks:
-            text = script.for_psql(blocks, owner=self.owner)
+            text = chain(script.for_psql(blocks, owner=self.owner), unchanged(self.archive))
             end = queries.EXPECT.format(tables=-1 if expected is None else expected)
             self._run_gated(
                 live,
-                chain(text, unchanged(self.archive)),
+                lambda: text,  # once: `IN_PLACE` has shown how to connect
                 before=["BEGIN", queries.EMPTY, "RESET search_path"],
                 after=f"{end}COMMIT;\n",
             )

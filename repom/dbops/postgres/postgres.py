@@ -40,7 +40,6 @@ class Postgres:
     ) -> None:
         self.client = Client(runner, login, fallback)
         self.name, self.jobs, self.fallback = login.database, jobs, fallback
-        self._is_idle = False
 
     @property
     def via(self) -> str:
@@ -93,6 +92,7 @@ class Postgres:
 
     def _dump(self, file: BinaryIO, format: str, *, zstd: bool) -> None:
         statistics = self.client.versions.major >= 18
+        self.client.close(self.name)  # the database may allow a single connection
         argv = dump_argv(self.client.conninfo(self.name), format, zstd=zstd, statistics=statistics)
         self.client.run(argv, stdout=file, watch=lambda: self._diagnosis(dumping=True))
 
@@ -102,9 +102,9 @@ class Postgres:
         silent = f"no byte for {process.STALL:g} s, and "
         try:
             variables = {"session": self.session}
-            said = self.client.query(
+            said = self.client.apart(
                 queries.WORKING, self.client.maintenance, variables, timeout=10
-            )
+            ).stdout
         except RepomError as error:
             full = "too many clients" in str(error) or "connection slots" in str(error)
             return "" if full else f"{silent}the server on {self.where} does not answer"
@@ -182,7 +182,7 @@ class Postgres:
         task.check_format()
 
     def _loaded(self, task: Load, jobs: int) -> str:
-        scratch, self._is_idle = owned.new_name("scratch"), False
+        scratch, self.client.is_aborted = owned.new_name("scratch"), False
         try:
             task.into(scratch, jobs)
         except BaseException as error:
@@ -212,13 +212,17 @@ class Postgres:
         """An advisory lock in the open psql of the maintenance database."""
         place = self.client.maintenance
         if place != "template1" and not self.client.runner.dry:
-            key = str(swap.lock_key(self.name))
-            held = self.client.change(
-                queries.HOLD, place, {"key": key}, timeout=owned.DROPPING
-            ).strip()
-            if held != "held":
-                raise swap.in_use(self.name, held.split("\n")[0])
+            self.client.on_open[place] = self._lock
+            self._lock()
         yield
+
+    def _lock(self) -> None:
+        variables = {"key": str(swap.lock_key(self.name))}
+        said = self.client.change(
+            queries.HOLD, self.client.maintenance, variables, timeout=owned.DROPPING
+        )
+        if said.strip() != "held":
+            raise swap.in_use(self.name, said.split("\n")[0])
 
     def discard(self, scratch: str) -> None:
         owned.remove(self.client, scratch)
@@ -228,12 +232,10 @@ class Postgres:
         owned.sweep(self.client, found.own, found.present)
 
     def abort(self, session: str | None = None) -> None:
-        if session is None and self._is_idle:
-            return  # and nothing was begun since
-        self._is_idle = self._is_idle or session is None
         swap.abort(self.client, session or self.session)
 
     def close(self) -> None:
+        self.client.on_open.clear()
         self.client.close()
 
     def shell(self) -> int:

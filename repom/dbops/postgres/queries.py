@@ -485,7 +485,19 @@ SELECT datname FROM pg_database WHERE datname = '{name}';
 """
 
 
-#: What this run still has going on in the server, also when its clients are gone.
-ABORT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+#: Ends what a run still has going on in the server, also when its clients are gone, and
+#: waits until it has ended.
+ABORT = """SELECT set_config('repom.session', :'session', false) \\gset repom_
+SELECT set_config('repom.spared', :'spared', false) \\gset repom_
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
   WHERE application_name = :'session' AND pid NOT IN (pg_backend_pid(), :spared);
+DO $$ BEGIN
+  FOR turn IN 1..40 LOOP
+    PERFORM pg_stat_clear_snapshot();
+    EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity
+      WHERE application_name = current_setting('repom.session')
+        AND pid NOT IN (pg_backend_pid(), current_setting('repom.spared')::int));
+    PERFORM pg_sleep(0.02);
+  END LOOP;
+END $$;
 """

@@ -17,6 +17,8 @@ from invoke.runners import Result
 
 from repom.errors import CommandFailed
 
+PID = "SELECT pg_catalog.pg_backend_pid();"
+PATIENCE = 5.0  # seconds for an answer to the question whether the server is there
 KEPT = 1 << 16  # bytes of what a psql that failed had said
 Lines = queue.Queue[str | None]
 
@@ -67,6 +69,13 @@ class Session:
             raise CommandFailed(
                 f"psql did not answer within {timeout:g} s", "Check the server, then try again"
             ) from None
+
+    def is_alive(self) -> bool:
+        """Whether the server has not ended the session while nothing was asked."""
+        try:
+            return self.ask(PID, timeout=PATIENCE).stdout.strip() == str(self.pid)
+        except (UnexpectedExit, CommandFailed):
+            return False
 
     def _until(self, end: str, source: Lines, deadline: float | None) -> str:
         lines: list[str] = []

@@ -96,7 +96,11 @@ def in_use(database: str, who: str) -> Refused:
 
 
 def abort(client: Client, session: str) -> None:
-    """End what a run still has going on in the server."""
+    """End what a run still has going on in the server; once, if nothing was begun since."""
+    is_own = session == client.runner.session
+    if is_own and client.is_aborted:
+        return
+    client.is_aborted = client.is_aborted or is_own
     spared = str(client.pid(client.maintenance))
     with suppress(RepomError):
         variables = {"session": session, "spared": spared}

@@ -22,6 +22,11 @@ from .names import EXTENSIONS, NAME, TIME
 from .storage import Entry, Folder, Storage, entry_of
 
 LONGEST = 1 << 24  # bytes of a manifest that are read
+#: What reading a manifest that another program wrote may raise.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError),
+    OverflowError,
+)
 
 
 def read(path: Path) -> Backup:
@@ -44,7 +49,7 @@ def load(storage: Storage, path: Path, entry: Entry | None = None) -> Backup:
             return _described(path, content)
     except FileNotFoundError:
         return guess(path, entry)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except UNREADABLE:
         pass
     raise Damaged(
         f"The manifest of {path.name} is damaged",
@@ -94,7 +99,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _is_number(value: object) -> bool:

@@ -84,6 +84,20 @@ def test_a_manifest_that_is_none_is_damage(target: Store, content: bytes) -> Non
     assert [b.is_verified for b in target.backups()] == [False]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("created_at", "0001-01-01T00:00:00+23:59"), ("size", 10**400), ("size", 1 << 63)],
+)
+def test_a_value_that_no_program_can_use_is_damage(
+    target: Store, field: str, value: object
+) -> None:
+    made = make(target)
+    content = json.loads(made.manifest.read_bytes()) | {field: value}
+    del content["checksum"]
+    made.manifest.write_bytes(spelled({**content, "checksum": checksum(content)}))
+    assert [b.problem != "" for b in target.backups()] == [True]
+
+
 def test_a_manifest_of_a_newer_repom_is_read(target: Store) -> None:
     made = make(target)
     content = json.loads(made.manifest.read_bytes())

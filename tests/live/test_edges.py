@@ -410,9 +410,16 @@ def test_an_interrupt_leaves_no_program_in_the_container(shop: Server, project: 
     shop.sql("CREATE TABLE long AS SELECT n, md5(n::text) FROM generate_series(1, 600000) n")
     settings = settings_for(shop, project)
     made = dbops.backup(settings)
-    process = started(project, "db.verify", "--backup", made.name, env=shop.environment())
     look = ["sh", "-c", "grep -ls 'pg_restor[e]' /proc/[0-9]*/cmdline || true"]
-    wait_for(lambda: shop.run(*look) != "")
+    seen = ""
+    for _ in range(9):  # it may have ended before it is seen
+        process = started(project, "db.verify", "--backup", made.name, env=shop.environment())
+        while process.poll() is None and not seen:
+            seen = shop.run(*look)
+        if seen:
+            break
+        process.communicate()
+    assert seen
     process.send_signal(signal.SIGINT)
     assert process.wait(10) in (0, 130)
     wait_for(lambda: shop.run(*look) == "", 5)

@@ -481,6 +481,8 @@ SELECT count(*) > 0 AS repom_subscribed FROM pg_subscription s
 SELECT format('ALTER DATABASE %I IS_TEMPLATE false', datname) FROM pg_database
   WHERE datname = '{name}' AND datistemplate \\gexec
 DROP DATABASE IF EXISTS {name} WITH (FORCE);
+-- FORCE may not end an autovacuum worker for an ordinary role; without, the server ends it.
+DROP DATABASE IF EXISTS {name};
 SELECT datname FROM pg_database WHERE datname = '{name}';
 """
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive
-from repom.dbops.postgres.postgres import Postgres
 from repom.dbops.store.backup import Backup
 from repom.errors import Refused, SettingsError
 from repom.settings import Settings, Source
@@ -200,7 +199,10 @@ def _confirmed(plan: Plan) -> Plan:
 
 def _replace(plan: Plan) -> str | None:
     database, facts = plan.database, work.proven_facts(plan.backup)
-    if plan.in_place and isinstance(database, Postgres):
+    if plan.in_place:
+        from repom.dbops.postgres.postgres import Postgres
+
+        assert isinstance(database, Postgres)
         # Nothing protects the database from what a script does to its own transaction,
         # and a manifest beside a file from elsewhere may be forged.
         is_ours = work.is_in(plan.configured.backup_dir, plan.backup)

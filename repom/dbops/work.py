@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive, recognise, stamp_of
-from repom.dbops.postgres.postgres import Postgres
-from repom.dbops.sqlite.sqlite import Sqlite
 from repom.dbops.store.backup import Backup, Identity
 from repom.dbops.store.lock import locked
 from repom.dbops.store.storage import ReadOnlyStore
@@ -37,8 +35,13 @@ def open_database(settings: Settings, tool: str) -> Database:
 
     :param tool: the program that is about to run, for the message of a fallback.
     """
+    # Each kind takes some 20 ms to import, and a task needs one of them.
     if settings.backend == "sqlite":
+        from repom.dbops.sqlite.sqlite import Sqlite
+
         return Sqlite(settings.sqlite_path, settings.database)
+    from repom.dbops.postgres.postgres import Postgres
+
     choice = chosen(settings, tool)
     return Postgres(choice.runner, settings.address, jobs=settings.jobs, fallback=choice.fallback)
 

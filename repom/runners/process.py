@@ -119,7 +119,10 @@ class Process:
         began = looked = since = time.monotonic()
         moved = self._moved()
         while self._process.poll() is None:
-            self._said[1].wait(LOOK)
+            if self._said[1].is_open:
+                self._said[1].wait(LOOK)
+            else:  # a program that closed its streams and goes on, or ends this moment
+                time.sleep(0.002)
             now = time.monotonic()
             if timeout is not None and now - began > timeout:
                 raise CommandFailed(f"{self.argv[0]} did not end within {timeout:g} s")
@@ -155,7 +158,7 @@ class Process:
                 self._signal("SIGKILL")
                 self._process.wait()
         for tail in self._said:
-            tail.close()
+            tail.wait(1)  # not longer: a child of the program may still have the stream open
         with suppress(OSError):  # what was left in the buffer has no reader any more
             if self._process.stdin:
                 self._process.stdin.close()
@@ -175,15 +178,17 @@ class Tail:
     last `SAID` bytes."""
 
     def __init__(self, stream: IO[bytes] | None) -> None:
-        self._stream, self._first = stream, b""
+        self._first = b""
         self._last = bytearray()
         self._is_cut = False
         self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._thread.start()
 
     def _read(self, stream: Any) -> None:
-        with suppress(OSError, ValueError):  # closed while a child of the program has it open
-            while stream and (block := stream.read1(BLOCK)):
+        if stream is None:
+            return
+        with stream:
+            while block := stream.read1(BLOCK):
                 self._first = self._first or block
                 self._last += block
                 if len(self._last) > 2 * SAID:
@@ -192,16 +197,11 @@ class Tail:
 
     def wait(self, seconds: float) -> None:
         """Wait for the end of the stream."""
-        if self._thread.is_alive():
-            self._thread.join(seconds)
-        else:
-            time.sleep(min(seconds, 0.002))  # closed by a program that goes on
+        self._thread.join(seconds)
 
-    def close(self) -> None:
-        """Close the stream, unless a child of the program still has it open and is read."""
-        self._thread.join(1)
-        if self._stream and not self._thread.is_alive():
-            self._stream.close()
+    @property
+    def is_open(self) -> bool:
+        return self._thread.is_alive()
 
     def text(self) -> str:
         said = (self._first if self._is_cut else b"") + self._last

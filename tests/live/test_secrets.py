@@ -113,6 +113,7 @@ def without_programs(settings: Settings, project: Path) -> None:
 def stalled(settings: Settings, project: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("repom.runners.process.STALL", -1.0)
+        patch.setattr("repom.runners.process.LOOK", 0.001)
         patch.setattr(
             "repom.dbops.postgres.postgres.Postgres._diagnosis", lambda *_, **__: "it is stuck"
         )

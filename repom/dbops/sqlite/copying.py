@@ -6,6 +6,7 @@ full-text indexes and other tables refer to these numbers.
 
 from __future__ import annotations
 
+import io
 import os
 import sqlite3
 import time
@@ -145,8 +146,8 @@ def copy_pages(
         raise CommandFailed("The new data was written before the copy of the old data was complete")
 
 
-#: Files that `opened_raw` has open, by device and inode.
-_RAW: dict[tuple[int, int], BinaryIO] = {}
+#: Descriptors that `opened_raw` keeps open, by device and inode.
+_RAW: dict[tuple[int, int], int] = {}
 
 
 @contextmanager
@@ -161,8 +162,8 @@ def opened_raw(path: Path) -> Iterator[BinaryIO]:
     stat = path.stat()
     key = stat.st_dev, stat.st_ino
     if key not in _RAW:
-        _RAW[key] = cast(BinaryIO, path.open("rb", buffering=0))
-    yield _RAW[key]
+        _RAW[key] = os.open(path, os.O_RDONLY)
+    yield cast(BinaryIO, io.FileIO(_RAW[key], closefd=False))
 
 
 def copy_raw(raw: BinaryIO, kept: Path) -> None:

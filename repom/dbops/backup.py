@@ -18,7 +18,7 @@ from repom.settings import Settings, Source
 
 from . import work
 from .database import Database
-from .store import names, retention
+from .store import retention
 from .work import open_database, since
 
 log = logging.getLogger("repom")
@@ -38,7 +38,7 @@ def backup(
     :raises RepomError: nothing was written, and nothing was deleted.
     """
     settings = Settings.of(settings).having(format=format, via=via, keep=keep)
-    names.check_label(label)
+    Store.check_label(label)
     started = time.monotonic()
     database, target = open_database(settings, "pg_dump"), Store(settings.backup_dir)
     with work.on(settings, database, "backup"):

@@ -95,7 +95,6 @@ class Client:
         :returns: what it answers, with ``free``, bytes of the disk of the data, and
             ``migration`` where there is one.
         """
-        self._find_programs()
         said = self.script(query, database, variables, probe=True).stdout
         answer = answers(said.split("\n"))
         if self._versions is None:
@@ -219,7 +218,6 @@ class Client:
         """Run a program; a password goes with it when the server turns out to want one.
 
         :param stdin: makes the input, once more for a second attempt.
-
         :param options: settings of its sessions beside the usual ones, as in PGOPTIONS.
         :raises RepomError: see `failures`.
         """
@@ -289,6 +287,7 @@ class Client:
         self._versions = Versions(psql, server)
 
     def _retried(self, attempt: Callable[[Mapping[str, str]], T], options: str = "") -> T:
+        self._find_programs()
         with translated(self.login, self.runner):
             try:
                 return attempt(self.environment(options))

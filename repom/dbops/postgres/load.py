@@ -198,11 +198,10 @@ class Load:
         live, expected = self.client.login.database, self.archive.tables
         self._refuse_in_place(expected or 0)
         with self._as_script() as blocks:
-            text = chain(script.for_psql(blocks, owner=self.owner), unchanged(self.archive))
             end = queries.EXPECT.format(tables=-1 if expected is None else expected)
             self._run_gated(
                 live,
-                lambda: text,  # once: `IN_PLACE` has shown how to connect
+                lambda: chain(script.for_psql(blocks(), owner=self.owner), unchanged(self.archive)),
                 before=["BEGIN", queries.EMPTY, "RESET search_path"],
                 after=f"{end}COMMIT;\n",
             )
@@ -226,17 +225,21 @@ class Load:
             )
 
     @contextmanager
-    def _as_script(self) -> Iterator[Iterable[bytes]]:
-        """The archive as plain SQL: in a file without a name, so that a killed run leaves
-        nothing."""
+    def _as_script(self) -> Iterator[Callable[[], Iterable[bytes]]]:
+        """What reads the archive as plain SQL: from a file without a name, so that a killed
+        run leaves nothing."""
         if self.archive.kind == "plain":
-            yield self.archive.blocks()
+            yield self.archive.blocks
             return
         with tempfile.TemporaryFile(prefix="repom-") as file:
             argv = script_argv(owner=self.owner)
             self.client.run_offline(argv, self.archive.path, stdout=file, listing=self._listing())
-            file.seek(0)
-            yield iter(lambda: file.read(BLOCK), b"")
+
+            def blocks() -> Iterable[bytes]:
+                file.seek(0)
+                return iter(lambda: file.read(BLOCK), b"")
+
+            yield blocks
 
 
 def rows(client: Client, scratch: str) -> dict[str, int]:

@@ -41,6 +41,7 @@ class Session:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self.pid = 0  # of the server's process
+        self._is_busy = False
         self._out, self._err = _lines_of(process.stdout), _lines_of(process.stderr)
 
     def ask(
@@ -53,6 +54,7 @@ class Session:
         :raises UnexpectedExit: psql ended, which it does at an error.
         :raises CommandFailed: no answer came in time.
         """
+        self._is_busy = True
         end = secrets.token_hex(16)
         given = "".join(set_variable(n, v) for n, v in (variables or {}).items())
         closing = f"\n\\echo {end}\n\\! echo {end}>&2\n"
@@ -62,13 +64,14 @@ class Session:
             self._process.stdin.flush()
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            return Answer(
-                self._until(end, self._out, deadline), self._until(end, self._err, deadline)
-            )
+            stdout = self._until(end, self._out, deadline)
+            stderr = self._until(end, self._err, deadline)
         except queue.Empty:
             raise CommandFailed(
                 f"psql did not answer within {timeout:g} s", "Check the server, then try again"
             ) from None
+        self._is_busy = False
+        return Answer(stdout, stderr)
 
     def is_alive(self) -> bool:
         """Whether the server has not ended the session while nothing was asked."""
@@ -98,7 +101,10 @@ class Session:
         return Result(stderr="\n".join(said)[-KEPT:], exited=exited or 1)
 
     def close(self) -> None:
-        """End psql, and with it what its session held."""
+        """End psql, and with it what its session held. One that has not answered yet would
+        first finish what it was asked."""
+        if self._is_busy:
+            self._process.kill()
         with suppress(OSError):
             assert self._process.stdin
             self._process.stdin.close()
@@ -107,10 +113,6 @@ class Session:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(1)
-        for pipe in (self._process.stdout, self._process.stderr):
-            with suppress(OSError):
-                if pipe:
-                    pipe.close()
 
     def __del__(self) -> None:
         if self._process.returncode is None:
@@ -125,8 +127,9 @@ def _lines_of(stream: IO[bytes] | None) -> Lines:
 
 
 def _read(stream: IO[bytes] | None, lines: Lines) -> None:
-    with suppress(ValueError, OSError):  # closed meanwhile
-        for line in stream or ():
+    assert stream
+    with stream:  # closed here: whoever else closes it waits for this reader
+        for line in stream:
             lines.put(line.decode("utf-8", "replace").removesuffix("\n"))
     lines.put(None)
 

@@ -21,7 +21,7 @@ from repom.errors import CommandFailed, Damaged, NotFound, SettingsError, advice
 
 from .backup import Backup, Identity, is_ahead
 from .manifest import guess, load, read, serialized
-from .names import NAME, encoded, next_name, number_of
+from .names import NAME, check_label, encoded, next_name, number_of
 from .storage import Entry, Folder, Storage
 
 log = logging.getLogger("repom")
@@ -38,6 +38,11 @@ class Store:
         self.storage = storage or Folder(folder)
 
     # -- writing ------------------------------------------------------------------------
+
+    @staticmethod
+    def check_label(label: str | None) -> None:
+        """:raises SettingsError: the label is not allowed in a name."""
+        check_label(label)
 
     def next_name(self, database: str, format: str, label: str | None, now: datetime) -> str:
         """The name of a backup that is made now.

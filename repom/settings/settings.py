@@ -44,6 +44,8 @@ class Settings:
     :param address: the PostgreSQL database; without a name in it, SQLite is configured.
     :param sqlite: the SQLite file: its path in the project folder, or an absolute one.
     :param configured: whether a database was named at all, or this is the default.
+    :param after_load: scripts that run in a restored database before it takes over.
+    :param pull_url: the database that `db.pull` copies from.
     :param dry: say what would be done, and write nothing.
     :param echo: show every command on standard error.
     """
@@ -62,6 +64,8 @@ class Settings:
     undo_keep: int = 1
     format: str = "custom"
     jobs: int = min(os.cpu_count() or 1, 8)
+    after_load: tuple[Path, ...] = ()
+    pull_url: Address | str | None = None
     dry: bool = False
     echo: bool = False
 
@@ -175,14 +179,14 @@ class Settings:
         via: str | None = None,
         keep: str | int | None = None,
         jobs: str | int | None = None,
+        pull_url: str | None = None,
     ) -> Settings:
         """These settings with some replaced; ``None`` leaves one as it is.
 
         :raises SettingsError: a value is not allowed.
         """
-        return _with_options(
-            self, Sources({"format": format, "via": via, "keep": keep, "jobs": jobs})
-        )
+        given = {"format": format, "via": via, "keep": keep, "jobs": jobs, "pull_url": pull_url}
+        return _with_options(self, Sources(given))
 
     def with_database(self, database: str) -> Settings:
         """These settings for another database of the server, or another SQLite file."""
@@ -210,7 +214,7 @@ def find_project(start: Path) -> Path:
 
 def _with_options(settings: Settings, sources: Sources) -> Settings:
     """The settings with what the sources say, except for the database."""
-    read = sources.read
+    read, project = sources.read, settings.project
     return replace(
         settings,
         container=read("container", settings.container, values.spelled, "_.-"),
@@ -223,7 +227,15 @@ def _with_options(settings: Settings, sources: Sources) -> Settings:
         undo_keep=read("undo_keep", settings.undo_keep, values.at_least, 0),
         format=read("format", settings.format, values.one_of, *FORMATS),
         jobs=read("jobs", settings.jobs, values.at_least, 1, MOST_JOBS),
+        after_load=tuple(
+            project / each for each in read("after_load", settings.after_load, values.files)
+        ),
+        pull_url=read("pull_url", settings.pull_url, _database_of),
     )
+
+
+def _database_of(origin: str, value: str) -> Address | str:
+    return url.parse(value, origin, quiet=True)  # every task reads it
 
 
 def _with_database(settings: Settings, sources: Sources, *, quiet: bool) -> Settings:

@@ -35,6 +35,8 @@ SESSION = (
     " -c default_transaction_read_only=off -c standard_conforming_strings=on"
 )
 
+READ_ONLY = "-c default_transaction_read_only=on"  # the last of two counts
+
 
 @dataclass(frozen=True)
 class Versions:
@@ -61,6 +63,9 @@ class Client:
         self._sessions: dict[str, Session] = {}
         #: What to do when the session of a database is opened anew: to take a lock again.
         self.on_open: dict[str, Callable[[], None]] = {}
+        #: Whether its sessions may only read. (pg_dump's do so by themselves, also where a
+        #: pooler refuses start-up options.)
+        self.is_read_only = False
         #: Whether this run was ended in the server, and nothing was begun since.
         self.is_aborted = False
         self._with_password = not runner.trusts_local
@@ -310,6 +315,7 @@ class Client:
         """Variables for libpq. The password is among them on the host, and in a container
         only when its local connections do not trust."""
         env = {"PGCONNECT_TIMEOUT": "15"}
+        options = f"{options} {READ_ONLY}" if self.is_read_only else options
         own = f"{SESSION} {options}" if self._with_options else ""
         if given := f"{self.login.session} {own}".strip():
             env["PGOPTIONS"] = given

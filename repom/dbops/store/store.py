@@ -109,8 +109,8 @@ class Store:
         project: Path | None = None,
         system: Callable[[], str | None] = lambda: None,
     ) -> Backup:
-        """The newest verified backup: of this server first, then of this project, then any,
-        since a server that was made anew takes the old one's backups.
+        """The newest verified, whole backup: of this server first, then of this project,
+        then any, since a server that was made anew takes the old one's backups.
 
         :param project: whose backups come before those of other projects.
         :param system: identifies the server; called only when backups of several servers or
@@ -118,11 +118,12 @@ class Store:
         :raises NotFound: there is no verified backup of this database.
         """
         every = self.backups(identity)
-        verified = [b for b in every if b.is_verified]
+        verified = [b for b in every if b.is_verified and not (b.partial or b.is_guest)]
         dated = [b for b in verified if not is_ahead(b)] or verified
         if not dated:
+            left = next((f"; {b.name} is {_why_left_out(b)}" for b in every if b.is_verified), "")
             raise NotFound(
-                f"There is no verified backup of {identity[1]} in {self.folder}",
+                f"There is no verified backup of {identity[1]} in {self.folder}{left}",
                 advice("Make one with: {}", "db.backup"),
             )
         chosen = _nearest(dated, project, system)
@@ -258,5 +259,9 @@ def _why_left_out(backup: Backup) -> str:
         return backup.problem or "damaged, or its manifest is missing"
     if is_ahead(backup):
         return "dated in the future"
+    if backup.is_guest:
+        return f"pulled from {backup.origin.where or 'another server'}"
+    if backup.partial:
+        return f"without the rows of {', '.join(backup.partial)}"
     made = backup.origin.project
     return f"made in {made}" if made else "of another server"

@@ -214,6 +214,17 @@ def test_the_latest_is_the_newest_that_is_proven(target: Store) -> None:
     assert proven == target.latest(SHOP)
 
 
+def test_the_latest_is_neither_partial_nor_pulled(target: Store) -> None:
+    whole = make(target)
+    make(target, when=NOW + timedelta(hours=1), partial=("log_*",))
+    make(target, when=NOW + timedelta(hours=2), pulled=True)
+
+    assert target.latest(SHOP) == whole
+    target.delete(whole)
+    with pytest.raises(NotFound, match=r"shop_.* is pulled from another server"):
+        target.latest(SHOP)
+
+
 def test_the_same_name_elsewhere_is_another_database(target: Store) -> None:
     here = make(target)
     there = make(target, host="db.example.com")

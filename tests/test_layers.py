@@ -40,7 +40,7 @@ INNER = {
     "repom.dbops.pull": VERB | {"repom.dbops.backup", "repom.dbops.restore"},
     "repom.dbops": VERB
     | {f"repom.dbops.{v}" for v in ("backup", "restore", "undo", "verify")}
-    | {"repom.dbops.upkeep", "repom.dbops.pull"},
+    | {"repom.dbops.upkeep"},
 }
 
 

@@ -5,7 +5,6 @@ Messages for people go to the logger ``repom``. Where a verb takes `settings`, S
 """
 
 from repom.dbops.backup import backup
-from repom.dbops.pull import pull
 from repom.dbops.restore import restore
 from repom.dbops.store.backup import Backup
 from repom.dbops.store.retention import Pruned
@@ -23,7 +22,6 @@ __all__ = [
     "list_backups",
     "pin",
     "prune",
-    "pull",
     "restore",
     "undo",
     "verify",

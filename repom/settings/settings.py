@@ -179,14 +179,14 @@ class Settings:
         via: str | None = None,
         keep: str | int | None = None,
         jobs: str | int | None = None,
-        pull_url: str | None = None,
     ) -> Settings:
         """These settings with some replaced; ``None`` leaves one as it is.
 
         :raises SettingsError: a value is not allowed.
         """
-        given = {"format": format, "via": via, "keep": keep, "jobs": jobs, "pull_url": pull_url}
-        return _with_options(self, Sources(given))
+        return _with_options(
+            self, Sources({"format": format, "via": via, "keep": keep, "jobs": jobs})
+        )
 
     def with_database(self, database: str) -> Settings:
         """These settings for another database of the server, or another SQLite file."""
@@ -214,7 +214,7 @@ def find_project(start: Path) -> Path:
 
 def _with_options(settings: Settings, sources: Sources) -> Settings:
     """The settings with what the sources say, except for the database."""
-    read, project = sources.read, settings.project
+    read = sources.read
     return replace(
         settings,
         container=read("container", settings.container, values.spelled, "_.-"),
@@ -227,15 +227,9 @@ def _with_options(settings: Settings, sources: Sources) -> Settings:
         undo_keep=read("undo_keep", settings.undo_keep, values.at_least, 0),
         format=read("format", settings.format, values.one_of, *FORMATS),
         jobs=read("jobs", settings.jobs, values.at_least, 1, MOST_JOBS),
-        after_load=tuple(
-            project / each for each in read("after_load", settings.after_load, values.files)
-        ),
-        pull_url=read("pull_url", settings.pull_url, _database_of),
+        after_load=read("after_load", settings.after_load, values.files, settings.project),
+        pull_url=read("pull_url", settings.pull_url, url.read),
     )
-
-
-def _database_of(origin: str, value: str) -> Address | str:
-    return url.parse(value, origin, quiet=True)  # every task reads it
 
 
 def _with_database(settings: Settings, sources: Sources, *, quiet: bool) -> Settings:

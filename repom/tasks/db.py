@@ -60,7 +60,7 @@ def backup(
     from repom import dbops
 
     settings = Settings.load(c.config, format=format, via=via, keep=keep)
-    excluded = _excluded(exclude_table_data)
+    excluded = listed("--exclude-table-data", exclude_table_data)
     made = dbops.backup(settings, label=label, exclude_table_data=excluded)
     if settings.dry:
         return
@@ -149,27 +149,25 @@ def pull(
 ) -> None:
     """Replace the database with a copy of another one, which is only read."""
     from repom.dbops.pull import carry_out_pull, plan_pull
+    from repom.dbops.store.store import Store
 
     settings = Settings.load(c.config, pull_url=source, after_load=after_load)
     settings = _without_hooks(settings, after_load) if no_after_load else settings
     if source and getattr(settings.pull_url, "password", None):
         say("Other users of this machine see the password in --source: set REPOM_PULL_URL instead")
-    excluded = _excluded(exclude_table_data)
-    plan = plan_pull(settings, label=label, excluded=excluded, keep=not no_keep, remote=remote)
-    if plan.survey.exists and not settings.dry and not confirm(questions.about_pull(plan), yes):
-        plan.close()
+    excluded = listed("--exclude-table-data", exclude_table_data)
+    Store.check_label(label)
+    plan = plan_pull(settings, remote=remote)
+    asks = plan.survey.exists and not settings.dry
+    if asks and not confirm(questions.about_pull(plan, excluded), yes):
         say("Nothing was pulled")
         return
-    done = carry_out_pull(plan)
+    done = carry_out_pull(plan, label=label, excluded=excluded, keep=not no_keep)
     if settings.dry:
         return
     kept = "" if no_keep else f"; the backup {done.backup} is not scrubbed"
     say(f"Pulled: {done.database} from {plan.source.where} ({done.duration_s:.1f} s){kept}")
     _show_replaced(done, json)
-
-
-def _excluded(patterns: str | None) -> tuple[str, ...]:
-    return () if patterns is None else listed("--exclude-table-data", patterns)
 
 
 def _without_hooks(settings: Settings, after_load: str | None) -> Settings:

@@ -35,11 +35,11 @@ def about_restore(plan: Plan) -> str:
     return " ".join([*parts, *_replaced(plan, plan.database, in_place=plan.in_place)])
 
 
-def about_pull(plan: Pull) -> str:
+def about_pull(plan: Pull, excluded: Sequence[str]) -> str:
     found, here = plan.facts, place(plan.target, plan.engine)
     size_there = f"{size(found.size)}, {counted(found.tables or 0, 'table')}"
     asked = f"Copy {plan.source.name} on {plan.source.where} ({size_there}) into {here}?"
-    return " ".join([asked, *_left_out(plan.excluded), *_replaced(plan, plan.target)])
+    return " ".join([asked, *_left_out(excluded), *_replaced(plan, plan.target)])
 
 
 def _left_out(partial: Sequence[str]) -> list[str]:
@@ -49,6 +49,8 @@ def _left_out(partial: Sequence[str]) -> list[str]:
 
 def _replaced(plan: Plan | Pull, database: Database, *, in_place: bool = False) -> Iterator[str]:
     """What becomes of the current database."""
+    from repom.dbops import work
+
     if in_place:
         back = "this cannot be undone"
     elif not plan.settings.undo_keep:
@@ -58,7 +60,7 @@ def _replaced(plan: Plan | Pull, database: Database, *, in_place: bool = False) 
     now = contents(plan.settings, database, plan.survey.size)
     yield f"The current database ({now}) will be replaced; {back}."
     yield from [*_ended(plan.survey.sessions), *plan.survey.notes]
-    for old in plan.to_delete:
+    for old in [] if in_place else work.to_delete(plan.settings, plan.survey):
         yield f"The earlier undo copy ({undo_copy(old)}) will be deleted."
 
 

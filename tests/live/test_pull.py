@@ -129,7 +129,8 @@ def test_a_source_is_only_read(here: Server, theirs: Server, project: Path) -> N
         query = [*argv, "-c", "SHOW transaction_read_only"]
         assert plan.source.client.run(query).stdout == "on\n"
     finally:
-        plan.close()
+        plan.source.close()
+        plan.target.close()
 
 
 @pytest.mark.parametrize(

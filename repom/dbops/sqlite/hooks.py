@@ -16,10 +16,9 @@ log = logging.getLogger("repom")
 
 #: What would reach another file, or end the transaction.
 DENIED = {
-    sqlite3.SQLITE_ATTACH: "ATTACH and VACUUM are not allowed",
-    sqlite3.SQLITE_DETACH: "DETACH is not allowed",
-    sqlite3.SQLITE_TRANSACTION: "BEGIN, COMMIT and ROLLBACK are not allowed",
-    sqlite3.SQLITE_SAVEPOINT: "SAVEPOINT is not allowed",
+    **{sqlite3.SQLITE_ATTACH: "ATTACH or VACUUM", sqlite3.SQLITE_DETACH: "DETACH"},
+    sqlite3.SQLITE_TRANSACTION: "BEGIN, COMMIT or ROLLBACK",
+    sqlite3.SQLITE_SAVEPOINT: "SAVEPOINT",
 }
 
 
@@ -29,23 +28,23 @@ def run_hook(path: Path, hook: Hook) -> None:
     :raises CommandFailed: a statement failed; names its file and its line.
     """
     log.info("Running %s", hook.name)
+    denied: list[int] = []
+
+    def authorize(action: int, *_: str | None) -> int:
+        denied.extend({action} & DENIED.keys())
+        return sqlite3.SQLITE_DENY if action in DENIED else sqlite3.SQLITE_OK
+
     with closing(connect(path)) as database:
         # Deleted rows would otherwise stay in free pages, and backups copy these.
         database.execute("PRAGMA secure_delete = ON")
         database.execute("BEGIN IMMEDIATE")
-        reasons: list[str] = []
-
-        def authorize(action: int, *_: str | None) -> int:
-            reasons.extend([DENIED[action]] if action in DENIED else [])
-            return sqlite3.SQLITE_DENY if action in DENIED else sqlite3.SQLITE_OK
-
         database.set_authorizer(authorize)
         for line, statement in statements(hook.content.decode()):
             try:
-                for _row in database.execute(statement):
-                    pass
+                database.execute(statement).fetchall()
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-                raise hook.failed(line, reasons[-1] if reasons else str(error)) from None
+                words = f"{DENIED[denied[-1]]} is not allowed" if denied else str(error)
+                raise hook.failed(line, words) from None
         database.set_authorizer(None)
         database.execute("COMMIT")
 
@@ -53,15 +52,9 @@ def run_hook(path: Path, hook: Hook) -> None:
 def statements(script: str) -> Iterator[tuple[int, str]]:
     """Each statement with the line that it begins in."""
     line, held = 1, ""
-    for piece in script.removeprefix("\ufeff").split(";"):
+    for piece in f"{script};".split(";")[:-1]:
         held += f"{piece};"
         if sqlite3.complete_statement(held):
-            yield line + blank_lines(held), held
+            yield line + held.count("\n", 0, len(held) - len(held.lstrip())), held
             line, held = line + held.count("\n"), ""
-    if held.strip("; \t\r\n"):
-        yield line + blank_lines(held), held
-
-
-def blank_lines(text: str) -> int:
-    """Line feeds before the first character that shows."""
-    return text.count("\n", 0, len(text) - len(text.lstrip()))
+    yield line + held.count("\n", 0, len(held) - len(held.lstrip())), held

@@ -115,7 +115,10 @@ def contents(
         facts = [] if known_size is None else [size(known_size)]
         facts.append("contents unknown")
     try:
-        facts.append(f"last backed up {age(work.find_backup(settings).created_at)}")
+        last = work.find_backup(settings)
+        if last.identity != work.identity(settings):
+            raise NotFound(f"{last.name} is of another server")
+        facts.append(f"last backed up {age(last.created_at)}")
     except NotFound:
         facts.append("never backed up")
     except RepomError:

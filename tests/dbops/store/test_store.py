@@ -225,6 +225,16 @@ def test_the_latest_is_neither_partial_nor_pulled(target: Store) -> None:
         target.latest(SHOP)
 
 
+def test_the_latest_of_a_new_server_is_the_one_of_the_old_server(target: Store) -> None:
+    there = make(target, host="db.example.com", facts=Facts(system_identifier="1"))
+    assert target.latest(SHOP, system=lambda: "2") == there
+
+    here = make(target, when=NOW - timedelta(days=1), facts=Facts(system_identifier="2"))
+    assert target.latest(SHOP, system=lambda: "2") == here
+    assert target.latest(SHOP) == here
+    assert target.latest(("postgresql", "shop", "db.example.com")) == there
+
+
 def test_the_same_name_elsewhere_is_another_database(target: Store) -> None:
     here = make(target)
     there = make(target, host="db.example.com")

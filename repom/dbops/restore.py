@@ -175,8 +175,6 @@ def carry_out(plan: Plan) -> Restored:
     settings, database = plan.settings, plan.database
     if settings.dry:
         log.info("Would restore %s into %s", plan.backup.path, database.name)
-        for hook in plan.hooks:
-            log.info("Would run %s in it", hook.name)
         if database.backend == "sqlite":
             return Restored(database.name, plan.backup.name, None, 0.0)
     if not plan.survey.exists:

@@ -152,7 +152,7 @@ class Load:
 
         :raises CommandFailed: a statement failed; names its file and its line.
         """
-        log.info("Running %s", hook.name)
+        log.info("%s %s", "Would run" if self.client.runner.dry else "Running", hook.name)
         before = ["SET client_encoding TO 'UTF8'", "BEGIN"]
         if self.owner and self.archive.is_archive:
             names = {"live": self.client.login.database, "scratch": scratch}

@@ -105,6 +105,7 @@ def _fits(source: Postgres) -> bool:
     """Whether the source can be dumped by the programs in the project's own container."""
     try:
         with work.closed_on_failure(source), _told_of_source():
+            source.identify()  # this user may be let into no other database
             versions = source.client.versions
             if versions.psql // 10_000 < versions.major:
                 raise Unreachable("its programs are older than the source's")

@@ -117,11 +117,6 @@ def parse(text: str, origin: str, *, quiet: bool = False) -> Address | str:
     return _address(decoded, _parameters(parts["query"] or "", origin), origin, quiet)
 
 
-def read(origin: str, text: str) -> Address | str:
-    """`parse` for a setting that every task reads and few use."""
-    return parse(text, origin, quiet=True)
-
-
 def of_sqlalchemy(url: URL) -> Address | str:
     """Read the URL that SQLAlchemy has parsed, or a program has put together.
 

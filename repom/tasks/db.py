@@ -154,7 +154,7 @@ def pull(
     settings = Settings.load(c.config, pull_url=source, after_load=after_load)
     settings = _without_hooks(settings, after_load) if no_after_load else settings
     if source and getattr(settings.pull_url, "password", None):
-        say("Other users of this machine see the password in --source: set REPOM_PULL_URL instead")
+        say("The password in --source shows in the list of processes; set REPOM_PULL_URL instead")
     excluded = listed("--exclude-table-data", exclude_table_data)
     Store.check_label(label)
     plan = plan_pull(settings, remote=remote)

@@ -63,8 +63,7 @@ class Client:
         self._sessions: dict[str, Session] = {}
         #: What to do when the session of a database is opened anew: to take a lock again.
         self.on_open: dict[str, Callable[[], None]] = {}
-        #: Whether its sessions may only read. (pg_dump's do so by themselves, also where a
-        #: pooler refuses start-up options.)
+        #: Whether its sessions may only read.
         self.is_read_only = False
         #: Whether this run was ended in the server, and nothing was begun since.
         self.is_aborted = False
@@ -306,7 +305,9 @@ class Client:
         if "no password supplied" in failed.stderr and not self._with_password:
             self._with_password = bool(self.login.password)
             return self._with_password
-        if "unsupported startup parameter" in failed.stderr and self._with_options:
+        # What is set in a session of a pooler would stay for other programs of the source.
+        may_learn = self._with_options and not self.is_read_only
+        if "unsupported startup parameter" in failed.stderr and may_learn:
             self._with_options = False  # a pooler; what it lacks is only more robust
             return True
         return False

@@ -16,17 +16,9 @@ LOAD = "-c synchronous_commit=off"
 LOCK_WAIT = 30_000  # milliseconds that a dump waits for another session's lock
 
 
-def dump_argv(
-    conninfo: str,
-    format: str,
-    excluded: Iterable[str] = (),
-    *,
-    zstd: bool,
-    statistics: bool = False,
-) -> list[str]:
+def dump_argv(conninfo: str, format: str, *, zstd: bool, statistics: bool = False) -> list[str]:
     """pg_dump's command line. Level 1: higher ones cost time and save little.
 
-    :param excluded: patterns of tables whose rows are left out.
     :param statistics: take the planner's along, from 18 on; a plain file is for any server.
     """
     argv = ["pg_dump", "--no-password", f"--lock-wait-timeout={LOCK_WAIT}"]
@@ -36,7 +28,6 @@ def dump_argv(
     else:
         argv += ["--format=plain", "--clean", "--if-exists", "--no-owner", "--no-acl"]
         argv += ["--compress=1"]
-    argv += [f"--exclude-table-data={pattern}" for pattern in excluded]
     return [*argv, "--dbname", conninfo]
 
 

@@ -103,9 +103,10 @@ class Postgres:
             self._dump(file, format, excluded, zstd=False)
 
     def _dump(self, file: BinaryIO, format: str, excluded: Sequence[str], *, zstd: bool) -> None:
-        how = {"zstd": zstd, "statistics": self.client.versions.major >= 18}
+        statistics = self.client.versions.major >= 18
         self.client.close(self.name)  # the database may allow a single connection
-        argv = dump_argv(self.client.conninfo(self.name), format, excluded, **how)
+        argv = dump_argv(self.client.conninfo(self.name), format, zstd=zstd, statistics=statistics)
+        argv += [f"--exclude-table-data={pattern}" for pattern in excluded]
         self.client.run(argv, stdout=file, watch=lambda: self._diagnosis(dumping=True))
 
     def _diagnosis(self, *, dumping: bool = False) -> str:

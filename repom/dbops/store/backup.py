@@ -118,8 +118,7 @@ class Backup:
 
     @property
     def is_guest(self) -> bool:
-        """Whether it is a copy of another database, although name and host may be those of
-        the project's own. A host on another machine tells them apart."""
+        """Whether it is of another database, although it may have the identity of the own."""
         return self.pulled and self.host is None
 
     @property

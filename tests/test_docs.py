@@ -24,6 +24,7 @@ CONTRACT = [
     "db.restore",
     "db.undo",
     "db.list",
+    "db.diff",
     "db.verify",
     "db.prune",
     "db.pin",

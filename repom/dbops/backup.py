@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive, recognise
@@ -31,9 +31,11 @@ def backup(
     format: str | None = None,
     via: str | None = None,
     keep: int | None = None,
+    if_older: timedelta | None = None,
 ) -> Backup:
     """Write one verified backup and prune older ones of the same database.
 
+    :param if_older: write none, and return the newest one, while that is younger.
     :returns: the backup; in a dry run one that was not written, with size 0.
     :raises RepomError: nothing was written, and nothing was deleted.
     """
@@ -46,6 +48,8 @@ def backup(
         strange = work.is_other_server(database, draft.system_identifier, target, draft.identity)
         if strange:
             log.warning("This may not be the server of the last backup: nothing will be pruned")
+        if if_older and (recent := _recent(target, draft, if_older)):
+            return recent
         if settings.dry:
             _dry_run(database, draft)
             return draft
@@ -103,6 +107,14 @@ def _dry_run(database: Database, draft: Backup) -> None:
     if database.backend == "postgresql":
         with Path(os.devnull).open("w+b") as nowhere:
             database.dump(nowhere, draft.format)
+
+
+def _recent(target: Store, draft: Backup, age: timedelta) -> Backup | None:
+    """The newest verified backup of the same database, if it is younger; one from the
+    future does not tell its age."""
+    same = (b for b in target.backups(draft.identity) if b.is_same_database_as(draft))
+    ages = ((draft.created_at - b.created_at, b) for b in same if b.is_verified)
+    return next((b for old, b in ages if timedelta() <= old < age), None)
 
 
 def _earlier(target: Store, draft: Backup) -> list[Backup]:

@@ -115,8 +115,9 @@ class Database(Protocol):
         :param replacing: the scratch database is to take the database's place.
         """
 
-    def rows(self, scratch: str) -> dict[str, int]:
-        """Rows of each table of a scratch database."""
+    def rows(self, scratch: str = "") -> dict[str, int | None]:
+        """Rows of each table of a scratch database, or of the database itself, all counted
+        at one moment; ``None`` for a table that cannot be read."""
 
     def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
         """Give `scratch` the database's name at once.

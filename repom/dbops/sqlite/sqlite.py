@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,7 +31,7 @@ from repom.dbops.files import (
 from repom.errors import CommandFailed, NotFound, Refused
 from repom.runners.host import HostRunner
 
-from .copying import NotADatabase, check, connect, copy_database, explained, opened, pragma
+from .copying import NotADatabase, check, copy_database, opened, pragma
 from .home import SIDE_FILES, Home, remove_database, tidy, unwritable
 from .reading import read_file, side_files
 from .replacing import replace_data
@@ -165,11 +165,13 @@ class Sqlite:
             raise
         return str(scratch)
 
-    def rows(self, scratch: str) -> dict[str, int]:
-        with explained(self.name), closing(connect(Path(scratch))) as copy:
-            names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-            counts = {name: count_rows(copy, name) for (name,) in names}
-        return {name: count for name, count in counts.items() if count is not None}
+    def rows(self, scratch: str = "") -> dict[str, int | None]:
+        if not scratch and not self.path.is_file():
+            raise self._missing()
+        with opened(Path(scratch or self.path), self.name) as database:
+            database.execute("BEGIN")
+            found = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name: count_rows(database, name) for (name,) in found.fetchall()}
 
     def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
         # Later than every undo copy, since a clock that was wrong must not change which

@@ -30,6 +30,7 @@ CONTRACT = [
     "db.pin",
     "db.shell",
     "demo",
+    "doctor",
     "postgres.start",
     "postgres.stop",
     "postgres.status",

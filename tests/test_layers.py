@@ -37,6 +37,7 @@ INNER = {
     "repom.dbops.sqlite": DATABASE,
     "repom.dbops.work": WORK,
     **{f"repom.dbops.{v}": VERB for v in ("backup", "restore", "undo", "verify", "upkeep")},
+    "repom.dbops.doctor": VERB,
     "repom.dbops.diff": VERB | {"repom.dbops.verify"},  # which counts a backup's rows
     "repom.dbops": VERB
     | {f"repom.dbops.{v}" for v in ("backup", "restore", "undo", "verify")}

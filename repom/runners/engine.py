@@ -85,14 +85,15 @@ class Engine:
     echo: bool = False
     dry: bool = False
 
-    def ask(self, *arguments: str) -> str:
+    def ask(self, *arguments: str, timeout: float = QUESTION) -> str:
         """The standard output of a question.
 
-        :raises EngineSilent: it failed, or took longer than `QUESTION` seconds.
+        :param timeout: seconds.
+        :raises EngineSilent: it failed, or took longer.
         """
         argv = [self.program, *arguments]
         try:
-            result = HostRunner().run(argv, warn=True, dry=False, timeout=QUESTION)
+            result = HostRunner().run(argv, warn=True, dry=False, timeout=timeout)
         except Unreachable:
             reason = f"{self.program} is not installed"
             raise EngineSilent(Trouble.NOT_INSTALLED, reason) from None
@@ -219,6 +220,23 @@ def without_secrets(said: str) -> str:
 
 def compose_argv(project: Path, *arguments: str) -> list[str]:
     return ["compose", "--project-directory", str(project), *arguments]
+
+
+def version(program: str, timeout: float) -> str:
+    """The engine's version; Podman without a service of its own has only a client's.
+
+    :raises EngineSilent: it gave no answer within `timeout` seconds.
+    """
+    said = json.loads(Engine(program).ask("version", "--format", "{{json .}}", timeout=timeout))
+    return str((said.get("Server") or said["Client"])["Version"])
+
+
+def context(program: str) -> str:
+    """The name of Docker's context; empty when there is none."""
+    try:
+        return Engine(program).ask("context", "show").strip()
+    except EngineSilent:
+        return ""
 
 
 def endpoint(program: str) -> str:

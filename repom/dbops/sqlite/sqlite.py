@@ -31,7 +31,7 @@ from repom.dbops.files import (
 from repom.errors import CommandFailed, NotFound, Refused
 from repom.runners.host import HostRunner
 
-from .copying import NotADatabase, check, copy_database, opened, pragma
+from .copying import NotADatabase, check, copy_database, opened, pragma, untouched
 from .home import SIDE_FILES, Home, remove_database, tidy, unwritable
 from .reading import read_file, side_files
 from .replacing import replace_data
@@ -63,8 +63,9 @@ class Sqlite:
     def where(self) -> str:
         return str(self.path.parent)
 
-    def identify(self) -> Facts:
-        """:raises NotFound: no such file.
+    def identify(self, look: bool = False) -> Facts:
+        """:param look: change no file, not even for a moment.
+        :raises NotFound: no such file.
         :raises CommandFailed: it is not a database.
         :raises Refused: another program has locked it.
         """
@@ -72,7 +73,8 @@ class Sqlite:
             raise self._missing()
         if not self.path.stat().st_size:
             raise CommandFailed(f"{self.name} is empty: there is nothing to back up")
-        with opened(self.path, self.name) as live:
+        options = untouched(self.path) if look else "mode=rw"
+        with opened(self.path, self.name, options) as live:
             return Facts(
                 server_version=sqlite3.sqlite_version,
                 size=self.path.stat().st_size,

@@ -28,7 +28,7 @@ from repom.settings.settings import listed
 
 from . import work
 from .database import Facts, Kept, Survey
-from .files import check_space
+from .files import check_space, may_write
 
 log = logging.getLogger("repom")
 
@@ -208,7 +208,7 @@ def _check_holes(psql: int, choice: Choice, report: Report) -> None:
 
 def _check_writable(folder: Path, report: Report) -> None:
     there = next(each for each in (folder, *folder.parents) if each.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    if not there.is_dir() or not may_write(there):
         mend = f"Run: chmod u+rwx {shlex.quote(str(there))}, or set REPOM_BACKUP_DIR"
         message = f"The store folder cannot be written to: {there}"
         report.problems.append(Problem(message, mend, CommandFailed.exit_status))

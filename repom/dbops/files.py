@@ -53,12 +53,6 @@ def is_regular(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def may_write(folder: Path) -> bool:
-    """Whether this process may make files in the folder."""
-    rights = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
-    return os.access(folder, os.W_OK | os.X_OK, **rights)
-
-
 def make_private_folder(path: Path) -> None:
     """The folder, mode 0700 if it is new; one that is there keeps its mode."""
     if not path.is_dir():

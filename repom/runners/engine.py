@@ -222,21 +222,16 @@ def compose_argv(project: Path, *arguments: str) -> list[str]:
     return ["compose", "--project-directory", str(project), *arguments]
 
 
-def version(program: str, timeout: float) -> str:
-    """The engine's version; Podman without a service of its own has only a client's.
+def described(program: str, timeout: float) -> str:
+    """The engine with its version and, for Docker, its context; for people.
 
-    :raises EngineSilent: it gave no answer within `timeout` seconds.
+    :param timeout: seconds.
+    :raises EngineSilent: it gave no answer.
     """
     said = json.loads(Engine(program).ask("version", "--format", "{{json .}}", timeout=timeout))
-    return str((said.get("Server") or said["Client"])["Version"])
-
-
-def context(program: str) -> str:
-    """The name of Docker's context; empty when there is none."""
-    try:
-        return Engine(program).ask("context", "show").strip()
-    except EngineSilent:
-        return ""
+    context = (said.get("Client") or {}).get("Context")
+    version = (said.get("Server") or said["Client"])["Version"]  # Podman has a client alone
+    return f"{program} {version}{f', context {context}' if context else ''}"
 
 
 def endpoint(program: str) -> str:

@@ -18,7 +18,7 @@ from .tables import age, printable, size
 if TYPE_CHECKING:
     from repom.dbops.doctor import Report
 
-WIDTH = 80
+WIDTH = 70
 
 
 @command(help={"json": "print the result as JSON"})
@@ -27,22 +27,15 @@ def doctor(c: Context, json: bool = False) -> None:
     from repom.dbops.doctor import examine
 
     report = examine(c.config)
-    show(_as_json(report) if json else "\n".join(_lines(report)))
+    show(_plain(asdict(report)) if json else "\n".join(_lines(report)))
     if report.exit_status:
         raise Exit(code=report.exit_status)
 
 
-def _as_json(report: Report) -> dict[str, Any]:
-    keys = ("name", "value", "origin")
-    found = asdict(report) | {"exit_status": report.exit_status}
-    found["settings"] = [dict(zip(keys, each, strict=True)) for each in report.settings]
-    return {name: _plain(value) for name, value in found.items()}
-
-
 def _plain(value: Any) -> Any:
-    """The same as JSON has it; a name for people becomes a key."""
+    """The same as JSON has it."""
     if isinstance(value, dict):
-        return {name.replace(" ", "_"): _plain(each) for name, each in value.items()}
+        return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, datetime):
@@ -51,46 +44,26 @@ def _plain(value: Any) -> Any:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    default = [f"{name}={value}" for name, value, origin in report.settings if origin == "default"]
-    given = [(f"{n}={v} ({o})") for n, v, o in report.settings if o != "default"]
-    yield from _block("Settings", [*given, f"default: {' '.join(default)}"] if default else given)
+    default = [f"{n}={value}" for n, value, origin in report.settings if origin == "default"]
+    given = [f"{n}={value} ({origin})" for n, value, origin in report.settings if origin[0] != "d"]
+    yield from _block("Settings", given)
+    yield from _block("  default", [" ".join(default)] if default else [])
     for head, found in (("Server", report.server), ("Store", report.store)):
-        yield from _block(head, [f"{n}: {_shown(n, v)}" for n, v in found.items() if v is not None])
-    copies = [f"{size(each.size)}, made {age(each.created_at)}" for each in report.undo]
-    yield from _block("Undo", copies)
-    told = [
-        (p.message, p.mend.by(program()) if isinstance(p.mend, Advice) else p.mend)
-        for p in report.problems
-    ]
-    problems = [f"{message}. {mend}" if mend else message for message, mend in told]
-    for number, each in enumerate(problems or ["none"]):
+        facts = [(n.replace("_", " "), v) for n, v in found.items() if v is not None]
+        yield from _block(head, [f"{name}: {_shown(name, value)}" for name, value in facts])
+    yield from _block("Undo", [f"{size(k.size)}, made {age(k.created_at)}" for k in report.undo])
+    told = [f"{p.message}. {_plain(p.mend)}" if p.mend else p.message for p in report.problems]
+    for number, each in enumerate(told or ["none"]):
         yield from _block("" if number else "Problems", [each])
 
 
-def _block(head: str, lines: list[str]) -> Iterator[str]:
-    """Lines beside a head, wrapped; a long word such as a path or a command stays whole."""
-    for number, line in enumerate(_packed(lines)):
-        wrapped = textwrap.wrap(
-            printable(line, keep=""),
-            WIDTH - 10,
-            subsequent_indent="  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for row, text in enumerate(wrapped):
-            yield f"{head if not number and not row else '':<10}{text}"
-
-
-def _packed(lines: list[str]) -> list[str]:
-    """Several short ones on a line."""
-    found: list[str] = []
-    for line in lines:
-        joined = f"{found[-1]} · {line}" if found else ""
-        if joined and len(joined) <= WIDTH - 10:
-            found[-1] = joined
-        else:
-            found.append(line)
-    return found
+def _block(head: str, facts: list[str]) -> Iterator[str]:
+    """Facts beside a head, wrapped; short ones, paths and commands stay whole."""
+    whole = [each.replace(" ", "\xa0") if len(each) < WIDTH else each for each in facts]
+    how = {"break_long_words": False, "break_on_hyphens": False}
+    for row in textwrap.wrap(printable(" · ".join(whole), "\xa0"), WIDTH, **how):  # type: ignore[arg-type]
+        yield f"{head:<10}{row}".replace("\xa0", " ")
+        head = ""
 
 
 def _shown(name: str, value: Any) -> str:

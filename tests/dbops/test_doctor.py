@@ -66,15 +66,15 @@ def test_a_sound_project_has_no_problems(shop: Path) -> None:
     report = examine()
     assert (told(report), report.exit_status) == ([], 0)
     assert report.server["tables"] == 1
-    assert report.store["of this database"] == 1
-    assert report.store["next backup deletes"] == []
+    assert report.store["of_this_database"] == 1
+    assert report.store["next_backup_deletes"] == []
 
 
 def test_the_next_prune_is_foretold(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = dbops.list_backups()[0]
     monkeypatch.setenv("REPOM_KEEP", "2")
     dbops.backup()
-    foretold = examine().store["next backup deletes"]
+    foretold = examine().store["next_backup_deletes"]
     assert foretold == [first.name]
     dbops.backup()
     assert first.name not in [b.name for b in dbops.list_backups()]

@@ -53,13 +53,13 @@ class Client:
     database, which is started at the first and stays open until `close`.
 
     :param fallback: why the container is not used although the settings ask for it.
-    :param answer: seconds to wait for the answer to a question.
     """
 
-    def __init__(
-        self, runner: Runner, login: Address, fallback: str = "", answer: float = ANSWER
-    ) -> None:
-        self.runner, self.login, self.fallback, self._answer = runner, login, fallback, answer
+    #: Seconds to wait for the answer to a question.
+    patience = ANSWER
+
+    def __init__(self, runner: Runner, login: Address, fallback: str = "") -> None:
+        self.runner, self.login, self.fallback = runner, login, fallback
         self._versions: Versions | None = None
         self._sessions: dict[str, Session] = {}
         #: What to do when the session of a database is opened anew: to take a lock again.
@@ -151,7 +151,7 @@ class Client:
         try:
             with translated(self.login, self.runner):
                 text = queries.opening(changes=changes) + query
-                limit = timeout if changes else timeout or self._answer
+                limit = timeout if changes else timeout or self.patience
                 return session.ask(text, variables, limit)
         except BaseException:
             self.close(database)  # it has ended, or its answer is still to come
@@ -170,7 +170,7 @@ class Client:
         """The same in a psql of its own, for a thread or beside one that is busy."""
         argv = psql_argv(self.conninfo(database), variables or {})
         text = (queries.opening(changes=changes) + query).encode()
-        limit = timeout if changes else timeout or self._answer
+        limit = timeout if changes else timeout or self.patience
         dry = False if probe else None
         done = self.run(argv, stdin=lambda: [text], timeout=limit, dry=dry)
         return Answer(done.stdout, done.stderr)
@@ -188,7 +188,7 @@ class Client:
     def _opened(self, argv: list[str], env: Mapping[str, str]) -> Session:
         session = Session(self.runner.open(argv, env))
         try:
-            session.pid = int(session.ask(PID, timeout=self._answer).stdout)
+            session.pid = int(session.ask(PID, timeout=self.patience).stdout)
         except BaseException:
             session.close()
             raise
@@ -312,7 +312,7 @@ class Client:
     def environment(self, options: str = "") -> dict[str, str]:
         """Variables for libpq. The password is among them on the host, and in a container
         only when its local connections do not trust."""
-        env = {"PGCONNECT_TIMEOUT": str(min(15, int(self._answer) - 1))}
+        env = {"PGCONNECT_TIMEOUT": str(min(15, int(self.patience) - 1))}
         own = f"{SESSION} {options}" if self._with_options else ""
         if given := f"{self.login.session} {own}".strip():
             env["PGOPTIONS"] = given

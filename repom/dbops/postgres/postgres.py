@@ -17,7 +17,7 @@ from repom.runners.runner import Runner
 from repom.settings.address import Address
 
 from . import load, owned, queries, survey, swap
-from .client import ANSWER, Client
+from .client import Client
 from .commands import dump_argv, script_argv
 from .load import Load
 from .survey import ServerSurvey
@@ -31,21 +31,14 @@ class Postgres:
     """One database of a PostgreSQL server, reached by a runner; see `database.Database`.
 
     :param fallback: why the container is not used although the settings ask for it.
-    :param answer: seconds to wait for the answer to a question.
     """
 
     backend = "postgresql"
 
     def __init__(
-        self,
-        runner: Runner,
-        login: Address,
-        *,
-        jobs: int = 1,
-        fallback: str = "",
-        answer: float = ANSWER,
+        self, runner: Runner, login: Address, *, jobs: int = 1, fallback: str = ""
     ) -> None:
-        self.client = Client(runner, login, fallback, answer)
+        self.client = Client(runner, login, fallback)
         self.name, self.jobs, self.fallback = login.database, jobs, fallback
 
     @property

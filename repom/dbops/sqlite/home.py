@@ -26,14 +26,7 @@ from filelock import FileLock, Timeout
 
 from repom.dbops.archive import staging
 from repom.dbops.database import Kept
-from repom.dbops.files import (
-    FREE_SPACE,
-    create_private,
-    may_write,
-    remove,
-    sync,
-    sync_folder,
-)
+from repom.dbops.files import FREE_SPACE, create_private, remove, sync, sync_folder
 from repom.errors import CommandFailed, NoSpace, Refused, RepomError
 
 log = logging.getLogger("repom")
@@ -109,8 +102,9 @@ class Home:
     def is_writable(self) -> bool:
         """Whether files can be made in the folder, or the folder itself if it is missing."""
         exists = os.path.lexists(self.folder)
+        rights = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
         folder = self.folder if exists else self.path.parent
-        return (self.is_there or not exists) and may_write(folder)
+        return (self.is_there or not exists) and os.access(folder, os.W_OK | os.X_OK, **rights)
 
     # -- copies -------------------------------------------------------------------------
 

@@ -27,9 +27,15 @@ def doctor(c: Context, json: bool = False) -> None:
     from repom.dbops.doctor import examine
 
     report = examine(c.config)
-    show(_plain(asdict(report)) if json else "\n".join(_lines(report)))
+    show(_as_json(report) if json else "\n".join(_lines(report)))
     if report.exit_status:
         raise Exit(code=report.exit_status)
+
+
+def _as_json(report: Report) -> Any:
+    keys = ("name", "value", "origin")
+    settings = [dict(zip(keys, each, strict=True)) for each in report.settings]
+    return _plain(asdict(report) | {"settings": settings, "exit_status": report.exit_status})
 
 
 def _plain(value: Any) -> Any:
@@ -61,7 +67,7 @@ def _block(head: str, facts: list[str]) -> Iterator[str]:
     """Facts beside a head, wrapped; short ones, paths and commands stay whole."""
     whole = [each.replace(" ", "\xa0") if len(each) < WIDTH else each for each in facts]
     how = {"break_long_words": False, "break_on_hyphens": False}
-    for row in textwrap.wrap(printable(" · ".join(whole), "\xa0"), WIDTH, **how):  # type: ignore[arg-type]
+    for row in textwrap.wrap(printable("\xa0· ".join(whole), "\xa0"), WIDTH, **how):  # type: ignore[arg-type]
         yield f"{head:<10}{row}".replace("\xa0", " ")
         head = ""
 

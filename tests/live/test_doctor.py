@@ -30,7 +30,7 @@ def doctor(project: Path, env: dict[str, str]) -> tuple[int, dict[str, str], str
     """The exit status, each problem with its mend, and what is said of the server."""
     done = invoke(project, "doctor", "--json", env=env)
     found = json.loads(done.out)
-    assert PASSWORD not in done.out + done.err
+    assert (done.status, PASSWORD in done.out + done.err) == (found["exit_status"], False)
     return done.status, {p["message"]: p["mend"] for p in found["problems"]}, str(found["server"])
 
 

@@ -79,6 +79,8 @@ class Report:
             yield
         except RepomError as error:
             self.add(error.message, error.hint, error.exit_status if stops else 0)
+        except OSError as error:  # a folder that this user may not look into
+            self.add(f"{error.filename}: {error.strerror}", "", RepomError.exit_status)
 
 
 def examine(config: Any = None) -> Report:
@@ -148,7 +150,8 @@ def _chosen(settings: Settings, report: Report) -> tuple[Settings, Choice | None
         told = [p for p in report.problems if not p.message.startswith(choice.fallback)]
         report.problems[:] = [*told, Problem(choice.fallback, START)]
     server["would_use"] = f"the programs of {choice.runner.where}"
-    because = choice.reason or choice.fallback or f"REPOM_VIA is {via}"
+    named = f"the settings name {settings.address.where}"
+    because = choice.reason or choice.fallback or ("REPOM_VIA is host" if via == "host" else named)
     server["because"] = because if settings.via == via else server["engine"]
     return settings, choice
 

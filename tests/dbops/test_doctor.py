@@ -164,6 +164,8 @@ def test_a_store_that_cannot_be_written_to(unprivileged: Path) -> None:
     assert (report.exit_status, len(report.problems)) == (1, 1)
     folder = unprivileged / "backups"
     assert report.problems[0].mend == f"Run: chmod u+rwx {folder}, or set REPOM_BACKUP_DIR"
+    folder.chmod(0o000)
+    assert f"{folder}: Permission denied" in [p.message for p in examine().problems]
     folder.chmod(0o700)
     assert examine().exit_status == 0
 

@@ -149,7 +149,8 @@ def _chosen(settings: Settings, report: Report) -> tuple[Settings, Choice | None
     if choice.fallback:  # which was logged without what to do
         told = [p for p in report.problems if not p.message.startswith(choice.fallback)]
         report.problems[:] = [*told, Problem(choice.fallback, START)]
-    server["would_use"] = f"the programs of {choice.runner.where}"
+    where = "this host" if choice.runner.via == "host" else choice.runner.where
+    server["would_use"] = f"the programs of {where}"
     named = f"the settings name {settings.address.where}"
     because = choice.reason or choice.fallback or ("REPOM_VIA is host" if via == "host" else named)
     server["because"] = because if settings.via == via else server["engine"]

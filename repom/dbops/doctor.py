@@ -101,10 +101,10 @@ def examine(config: Any = None) -> Report:
             _check_writable(settings.backup_dir, report)
             asked = _asked(settings, choice, report)
         _examine_store(settings, asked is not None, report)
-        if asked:
-            report.undo = asked[1].kept
+        if asked and (survey := asked[1]):
+            report.undo = survey.kept
             with report.failures(stops=False):
-                _check_restore(settings, *asked)
+                _check_restore(settings, asked[0], survey)
     return report
 
 
@@ -161,20 +161,23 @@ def _dotted(number: int) -> str:
     return f"{number // 10_000}.{number % 10_000}"
 
 
-def _asked(settings: Settings, choice: Choice | None, report: Report) -> tuple[Facts, Survey]:
-    """What the database says.
+def _asked(
+    settings: Settings, choice: Choice | None, report: Report
+) -> tuple[Facts, Survey | None]:
+    """What the database says, and what a restore would find, which a backup does without.
 
     :raises RepomError: it cannot be asked.
     """
-    facts: Facts
-    survey: Survey
+    survey: Survey | None = None
     if choice:
         from repom.dbops.postgres.postgres import Postgres
 
         with closing(Postgres(choice.runner, settings.address, fallback=choice.fallback)) as server:
             server.client.patience = ANSWER
-            facts, survey = server.identify(), server.survey()
+            facts = server.identify()
             _check_holes(server.client.versions.psql, choice, report)
+            with report.failures(stops=False):
+                survey = server.survey()
     else:
         from repom.dbops.sqlite.sqlite import Sqlite
 

@@ -107,6 +107,20 @@ def test_a_wrong_password_and_a_missing_database(postgres_host: Server, here: Pa
             assert any("Set " in mend for mend in problems.values())
 
 
+def test_what_only_a_restore_needs_does_not_fail_it(postgres_host: Server, here: Path) -> None:
+    with opened(postgres_host) as server:
+        server.sql("CREATE ROLE clerk LOGIN PASSWORD 'clerk'; GRANT SELECT ON item TO clerk")
+        server.sql("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
+        try:
+            env = server.environment(POSTGRES_USER="clerk", POSTGRES_PASSWORD="clerk")
+            status, problems, _said = doctor(here, env)
+            assert status == invoke(here, "db.backup", env=env).status == 0
+            assert any("permission denied" in message for message in problems)
+        finally:
+            server.sql("GRANT CONNECT ON DATABASE postgres TO PUBLIC")
+            server.sql("DROP OWNED BY clerk; DROP ROLE clerk")
+
+
 def test_nothing_is_left_in_the_server(any_shop: Server, here: Path) -> None:
     before = any_shop.databases()
     assert doctor(here, any_shop.environment())[0] == 0

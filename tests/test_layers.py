@@ -38,6 +38,8 @@ INNER = {
     "repom.dbops.work": WORK,
     **{f"repom.dbops.{v}": VERB for v in ("backup", "restore", "undo", "verify", "upkeep")},
     "repom.dbops.pull": VERB | {"repom.dbops.backup", "repom.dbops.restore"},
+    "repom.dbops.doctor": VERB,
+    "repom.dbops.diff": VERB | {"repom.dbops.verify"},  # which counts a backup's rows
     "repom.dbops": VERB
     | {f"repom.dbops.{v}" for v in ("backup", "restore", "undo", "verify")}
     | {"repom.dbops.upkeep"},

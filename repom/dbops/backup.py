@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive, recognise
@@ -33,17 +33,19 @@ def backup(
     via: str | None = None,
     keep: int | None = None,
     exclude_table_data: Sequence[str] = (),
+    if_older: timedelta | None = None,
 ) -> Backup:
     """Write one verified backup and prune older ones of the same database.
 
     :param exclude_table_data: patterns of tables whose rows are left out; see `write`.
+    :param if_older: write none, and return the newest one, while that is younger.
     :returns: the backup; in a dry run one that was not written, with size 0.
     :raises RepomError: nothing was written, and nothing was deleted.
     """
     settings = Settings.of(settings).having(format=format, via=via, keep=keep)
     Store.check_label(label)
     database = open_database(settings, "pg_dump")
-    return write(settings, database, label=label, excluded=exclude_table_data)
+    return write(settings, database, label=label, excluded=exclude_table_data, if_older=if_older)
 
 
 def write(
@@ -52,6 +54,7 @@ def write(
     *,
     label: str | None = None,
     excluded: Sequence[str] = (),
+    if_older: timedelta | None = None,
     pulled: bool = False,
     prune: bool = True,
 ) -> Backup:
@@ -69,6 +72,8 @@ def write(
         strange = work.is_other_server(database, draft.system_identifier, target, draft.identity)
         if strange:
             log.warning("This may not be the server of the last backup: nothing will be pruned")
+        if if_older and (recent := _recent(target, draft, if_older)):
+            return recent
         if settings.dry:
             _dry_run(database, draft)
             return draft
@@ -126,6 +131,15 @@ def _dry_run(database: Database, draft: Backup) -> None:
     if database.backend == "postgresql":
         with Path(os.devnull).open("w+b") as nowhere:
             database.dump(nowhere, draft.format, draft.partial)
+
+
+def _recent(target: Store, draft: Backup, age: timedelta) -> Backup | None:
+    """The newest verified backup of the same database, if it is younger; one from the
+    future does not tell its age."""
+    same = (b for b in target.backups(draft.identity) if b.is_same_database_as(draft))
+    whole = (b for b in same if b.is_verified and b.partial in ((), draft.partial))
+    ages = ((draft.created_at - b.created_at, b) for b in whole if b.is_guest == draft.is_guest)
+    return next((b for old, b in ages if timedelta() <= old < age), None)
 
 
 def _earlier(target: Store, draft: Backup) -> list[Backup]:

@@ -121,8 +121,9 @@ class Database(Protocol):
         :param hooks: run in it at the end, each in one transaction.
         """
 
-    def rows(self, scratch: str) -> dict[str, int]:
-        """Rows of each table of a scratch database."""
+    def rows(self, scratch: str = "") -> dict[str, int | None]:
+        """Rows of each table of a scratch database, or of the database itself, all counted
+        at one moment; ``None`` for a table that cannot be read."""
 
     def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
         """Give `scratch` the database's name at once.

@@ -129,7 +129,8 @@ def _drill(
         facts = proven_facts(source)
         scratch = database.load(found, archive, facts, owner=False, replacing=False)
         try:
-            return database.rows(scratch)
+            counted = database.rows(scratch)
+            return {table: rows for table, rows in counted.items() if rows is not None}
         finally:
             database.discard(scratch)
 

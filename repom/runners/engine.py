@@ -85,14 +85,15 @@ class Engine:
     echo: bool = False
     dry: bool = False
 
-    def ask(self, *arguments: str) -> str:
+    def ask(self, *arguments: str, timeout: float = QUESTION) -> str:
         """The standard output of a question.
 
-        :raises EngineSilent: it failed, or took longer than `QUESTION` seconds.
+        :param timeout: seconds.
+        :raises EngineSilent: it failed, or took longer.
         """
         argv = [self.program, *arguments]
         try:
-            result = HostRunner().run(argv, warn=True, dry=False, timeout=QUESTION)
+            result = HostRunner().run(argv, warn=True, dry=False, timeout=timeout)
         except Unreachable:
             reason = f"{self.program} is not installed"
             raise EngineSilent(Trouble.NOT_INSTALLED, reason) from None
@@ -219,6 +220,18 @@ def without_secrets(said: str) -> str:
 
 def compose_argv(project: Path, *arguments: str) -> list[str]:
     return ["compose", "--project-directory", str(project), *arguments]
+
+
+def described(program: str, timeout: float) -> str:
+    """The engine with its version and, for Docker, its context; for people.
+
+    :param timeout: seconds.
+    :raises EngineSilent: it gave no answer.
+    """
+    said = json.loads(Engine(program).ask("version", "--format", "{{json .}}", timeout=timeout))
+    context = (said.get("Client") or {}).get("Context")
+    version = (said.get("Server") or said["Client"])["Version"]  # Podman has a client alone
+    return f"{program} {version}{f', context {context}' if context else ''}"
 
 
 def endpoint(program: str) -> str:

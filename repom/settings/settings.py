@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,7 +19,7 @@ from repom.errors import Hidden, SettingsError
 from . import url, values
 from .address import Address
 from .dotenv import read_dotenv
-from .sources import Sources
+from .sources import KEYS, Sources
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
@@ -29,6 +30,9 @@ MARKERS = (".env", "tasks.py", ".git")
 FORMATS = ("custom", "plain")
 VIAS = ("auto", "docker", "host")
 MOST_JOBS = 64  # more workers than a developer's server has processors for
+
+VARIABLES = ("DATABASE_URL", *(f"POSTGRES_{n}" for n in ("USER", "PASSWORD", "DB", "HOST", "PORT")))
+VARIABLES += tuple(f"REPOM_{key.upper()}" for key in KEYS)
 
 NOWHERE = Address()
 _URL = ("sqlalchemy.engine.url", "URL")
@@ -193,6 +197,35 @@ class Settings:
         if self.backend == "sqlite":
             return replace(self, sqlite=database)
         return replace(self, address=replace(self.address, database=database))
+
+
+def listed(config: Any = None) -> list[tuple[str, str, str]]:
+    """Name, value and origin of each setting that can be read, with secrets masked.
+
+    :raises SettingsError: `.env` cannot be read.
+    """
+    project, environ = find_project(Path.cwd()), hidden(os.environ)
+    sources = Sources({}, environ, hidden(read_dotenv(project / ".env", environ)), config)
+    found = []
+    for name in VARIABLES:
+        key = name.lower().removeprefix("repom_")
+        is_own = name.startswith("REPOM_")
+        default = getattr(Settings, key, None) if is_own else None
+        with suppress(SettingsError):
+            value, origin = sources.setting(key) if is_own else sources.variable(name)
+            origin = "default" if value is None else origin.partition(" (from ")[2][:-1]
+            value = default if value is None else value
+            found += [] if value is None else [(name, _masked(name, str(value)), origin)]
+    return found
+
+
+def _masked(name: str, value: str) -> str:
+    """A URL or a password may also have been put into the wrong variable."""
+    if name.endswith("_URL"):
+        with suppress(SettingsError):
+            target = url.parse(value, name, quiet=True)
+            return target.masked_url() if isinstance(target, Address) else value
+    return "***" if "://" in value or name.endswith(("_URL", "_PASSWORD")) else value
 
 
 def hidden(variables: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 
 from repom.errors import SettingsError
@@ -47,6 +48,18 @@ def whole_number(origin: str, value: str | int | None, least: int = 0) -> int | 
     :raises SettingsError: it is not one, or less than `least`.
     """
     return None if value is None else at_least(origin, str(value), least)
+
+
+def duration(origin: str, value: str | None) -> timedelta | None:
+    """A time such as ``24h`` that may be left out.
+
+    :raises SettingsError: it is not a whole number of minutes, hours or days.
+    """
+    if value is None:
+        return None
+    if not (found := re.fullmatch(r"([1-9][0-9]{0,4})([mhd])", value)):
+        raise _rejected(origin, value, "minutes, hours or days, such as 30m, 24h or 7d")
+    return timedelta(**{{"m": "minutes", "h": "hours", "d": "days"}[found[2]]: int(found[1])})
 
 
 def one_of(origin: str, value: str, *allowed: str) -> str:

@@ -10,10 +10,11 @@ from repom.tasks import masking
 from repom.tasks.console import DEFAULTS, started_as
 from repom.tasks.db import db
 from repom.tasks.demo import demo
+from repom.tasks.doctor import doctor
 from repom.tasks.postgres import postgres
 
 masking.install()
-ns = Collection(db, postgres, demo)
+ns = Collection(db, postgres, demo, doctor)
 ns.configure(DEFAULTS)
 
 
@@ -23,4 +24,4 @@ def main() -> None:
     Program(name="repom", binary="repom", version=__version__, namespace=ns).run()
 
 
-__all__ = ["db", "demo", "main", "ns", "postgres"]
+__all__ = ["db", "demo", "doctor", "main", "ns", "postgres"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,11 @@ from invoke import Collection, Context
 
 from repom.errors import CommandFailed, Damaged, Refused, RepomError, SettingsError, advice
 from repom.settings import Settings
-from repom.settings.values import listed, whole_number
+from repom.settings.values import duration, listed, whole_number
 
 from . import questions
 from .console import DEFAULTS, ask, command, confirm, is_terminal, run, say, show, standard_input
-from .tables import age, clock, counted, size, table
+from .tables import age, changed, clock, counted, short, size, table
 
 # Each task imports what it needs of the library, so that `invoke --list` stays fast.
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ BACKUP = "name, label or unambiguous beginning of a backup, or the path of any d
         "via": VIA,
         "keep": KEEP,
         "exclude-table-data": EXCLUDE,
+        "if-older": "do nothing while the newest verified backup is younger: 30m, 24h, 7d",
         "json": JSON,
     }
 )
@@ -54,17 +56,25 @@ def backup(
     via: str | None = None,
     keep: str | None = None,
     exclude_table_data: str | None = None,
+    if_older: str | None = None,
     json: bool = False,
 ) -> None:
     """Write one verified backup, then prune older ones."""
     from repom import dbops
 
+    began = datetime.now(UTC).replace(microsecond=0)
     settings = Settings.load(c.config, format=format, via=via, keep=keep)
-    excluded = listed("--exclude-table-data", exclude_table_data)
-    made = dbops.backup(settings, label=label, exclude_table_data=excluded)
-    if settings.dry:
+    excluded, limit = (
+        listed("--exclude-table-data", exclude_table_data),
+        duration("--if-older", if_older),
+    )
+    made = dbops.backup(settings, label=label, exclude_table_data=excluded, if_older=limit)
+    if made.created_at < began:
+        say(f"No backup needed: {made.name} was made {age(made.created_at)}")
+    elif settings.dry:
         return
-    say(f"Backup created: {made.name} ({size(made.size)}, {made.duration_s:.1f} s)")
+    else:
+        say(f"Backup created: {made.name} ({size(made.size)}, {made.duration_s:.1f} s)")
     show(made.as_json() if json else str(made.path))
 
 
@@ -314,6 +324,29 @@ def verify(c: Context, backup: str | None = None, drill: bool = False, json: boo
         show(f"{found.name}: {', '.join(found.verified)}{rows}")
 
 
+@command(help={"backup": f"{BACKUP} (default: the latest)", "json": JSON})
+def diff(c: Context, backup: str | None = None, json: bool = False) -> None:
+    """Show which tables and row counts differ between a backup and the database."""
+    from repom.dbops.diff import diff
+
+    settings = Settings.load(c.config)
+    found = diff(settings, backup)
+    if settings.dry:
+        return
+    if json:
+        show(asdict(found))
+        return
+    if found.unread:
+        say(f"Could not count the rows of {', '.join(found.unread)}")
+    same = f"{counted(found.same, 'table')} {'has' if found.same == 1 else 'have'} the same rows"
+    if found.differ:
+        rows = [(short(t.table), *changed(t.backup, t.now)) for t in found.differ]
+        show(table(("Table", "     Backup", "        Now", " Difference"), rows))
+        say(same)
+    else:
+        show(f"No differences in tables and row counts: {found.backup}, {found.database} ({same})")
+
+
 @command(
     help={
         "keep": KEEP,
@@ -391,5 +424,5 @@ def shell(c: Context) -> None:
         raise CommandFailed(f"The shell ended with exit status {status}")
 
 
-db = Collection("db", backup, restore, pull, undo, list_, verify, prune, pin, shell)
+db = Collection("db", backup, restore, pull, undo, list_, verify, diff, prune, pin, shell)
 db.configure(DEFAULTS)

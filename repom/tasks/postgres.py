@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from repom.errors import SettingsError
+from repom.errors import NotFound, SettingsError
 from repom.settings import Settings
 
 from . import console
@@ -28,15 +29,36 @@ def table(found: Server, fields: tuple[str, ...]) -> str:
     return "\n".join(f"{name:<10}{values[name]}" for name in fields if values[name])
 
 
-@console.command(help={})
-def start(c: Context) -> None:
+@console.command(help={"seed": "fill the database of a new server from the latest backup"})
+def start(c: Context, seed: bool = False) -> None:
     """Start this project's PostgreSQL server, creating it if needed, and wait for it."""
     from repom.server import server
 
     settings = Settings.load(c.config)
     started = server.start(settings)
-    if not settings.dry:
-        console.show(table(started, LOGIN))
+    if settings.dry:
+        return
+    if seed:
+        _fill(_of_server(Settings.load(c.config, quiet=True), started))
+    console.show(table(started, LOGIN))
+
+
+def _fill(settings: Settings) -> None:
+    """Restore the latest backup into a database that has neither tables nor undo copies."""
+    from repom.dbops import restore, work
+
+    with closing(work.open_database(settings, "psql")) as database:
+        is_new = database.identify().tables == 0 and not database.survey().kept
+    if not is_new:
+        console.say(f"Not seeded: {settings.database} has tables or an undo copy already")
+        return
+    try:
+        latest = work.find_backup(settings)
+    except NotFound as error:
+        console.say(f"Not seeded: {error.message}")
+        return
+    done = restore(latest, settings)
+    console.say(f"Seeded {done.database} from {done.backup} ({done.duration_s:.1f} s)")
 
 
 @console.command(help={})

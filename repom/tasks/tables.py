@@ -20,6 +20,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def changed(before: int | None, now: int | None) -> tuple[str, str, str]:
+    """Two numbers of rows and how they differ, right-aligned; a dash where there is no table."""
+    one, other = ("–" if rows is None else f"{rows:,}" for rows in (before, now))
+    if before is None or now is None:
+        return one.rjust(11), other.rjust(11), ("new" if before is None else "gone").rjust(11)
+    return one.rjust(11), other.rjust(11), f"{now - before:+,}".rjust(11)
+
+
+def short(name: str, most: int = 38) -> str:
+    """A name that takes no more than `most` characters, with its end: schemas repeat."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
 def printable(text: str, keep: str = "\n\t") -> str:
     """The text with control characters escaped: a database or a file may have a name that
     would drive the terminal."""

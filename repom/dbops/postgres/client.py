@@ -57,6 +57,9 @@ class Client:
     :param fallback: why the container is not used although the settings ask for it.
     """
 
+    #: Seconds to wait for the answer to a question.
+    patience = ANSWER
+
     def __init__(self, runner: Runner, login: Address, fallback: str = "") -> None:
         self.runner, self.login, self.fallback = runner, login, fallback
         self._versions: Versions | None = None
@@ -152,7 +155,7 @@ class Client:
         try:
             with translated(self.login, self.runner):
                 text = queries.opening(changes=changes) + query
-                limit = timeout if changes else timeout or ANSWER
+                limit = timeout if changes else timeout or self.patience
                 return session.ask(text, variables, limit)
         except BaseException:
             self.close(database)  # it has ended, or its answer is still to come
@@ -171,7 +174,7 @@ class Client:
         """The same in a psql of its own, for a thread or beside one that is busy."""
         argv = psql_argv(self.conninfo(database), variables or {})
         text = (queries.opening(changes=changes) + query).encode()
-        limit = timeout if changes else timeout or ANSWER
+        limit = timeout if changes else timeout or self.patience
         dry = False if probe else None
         done = self.run(argv, stdin=lambda: [text], timeout=limit, dry=dry)
         return Answer(done.stdout, done.stderr)
@@ -189,7 +192,7 @@ class Client:
     def _opened(self, argv: list[str], env: Mapping[str, str]) -> Session:
         session = Session(self.runner.open(argv, env))
         try:
-            session.pid = int(session.ask(PID, timeout=ANSWER).stdout)
+            session.pid = int(session.ask(PID, timeout=self.patience).stdout)
         except BaseException:
             session.close()
             raise
@@ -315,7 +318,7 @@ class Client:
     def environment(self, options: str = "") -> dict[str, str]:
         """Variables for libpq. The password is among them on the host, and in a container
         only when its local connections do not trust."""
-        env = {"PGCONNECT_TIMEOUT": "15"}
+        env = {"PGCONNECT_TIMEOUT": str(min(15, int(self.patience) - 1))}
         options = f"{options} {READ_ONLY}" if self.is_read_only else options
         own = f"{SESSION} {options}" if self._with_options else ""
         if given := f"{self.login.session} {own}".strip():

@@ -268,14 +268,14 @@ class Load:
             yield blocks
 
 
-def rows(client: Client, scratch: str) -> dict[str, int]:
-    """Rows of each table of a scratch database."""
-    tables = _json(client.query(queries.NAMES, scratch))
+def rows(client: Client, database: str) -> dict[str, int | None]:
+    """Rows of each table of a database; ``None`` for one that cannot be read."""
+    tables = _json(client.query(queries.NAMES, database))
     counter = 'find /c /v ""' if client.runner.platform == "win32" else "wc -l"
     counting = queries.rows((quoted for _name, quoted in tables), counter)
-    lines = client.change(counting, scratch).split()
+    lines = client.change(counting, database).split()
     pairs = zip(tables, lines[::2], lines[1::2], strict=True)
-    return {name: int(count) for (name, _), count, failed in pairs if failed == "false"}
+    return {name: int(n) if failed == "false" else None for (name, _), n, failed in pairs}
 
 
 def _json(said: str) -> list[Any]:

@@ -212,8 +212,8 @@ class Postgres:
         """See `Load.in_place`."""
         Load(self.client, archive, facts, owner, False, self._diagnosis).in_place(trusted=trusted)
 
-    def rows(self, scratch: str) -> dict[str, int]:
-        return load.rows(self.client, scratch)
+    def rows(self, scratch: str = "") -> dict[str, int | None]:
+        return load.rows(self.client, scratch or self.name)
 
     def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
         assert isinstance(found, ServerSurvey)

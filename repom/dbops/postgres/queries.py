@@ -196,9 +196,12 @@ NAMES = """SELECT json_agg(json_build_array(n.nspname || '.' || c.relname,
 
 def rows(quoted: Iterable[str], count: str) -> str:
     """A script that prints for each table the rows that COPY gives, counted by the program
-    `count` where psql runs, and whether that failed, in a line each."""
+    `count` where psql runs, and whether that failed, in a line each. All are read at one
+    moment; psql's savepoints keep a table that cannot be read from ending that."""
     each = (f"\\o |{count}\nCOPY {name} TO STDOUT;\n\\o\n\\echo :ERROR\n" for name in quoted)
-    return "\\set ON_ERROR_STOP off\n" + "".join(each)
+    one_moment = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;\n"
+    settings = "\\set ON_ERROR_STOP off\n\\set ON_ERROR_ROLLBACK on\n"
+    return f"{settings}{one_moment}{''.join(each)}COMMIT;\n\\set ON_ERROR_ROLLBACK off\n"
 
 
 #: Functions that run as this user, a superuser, for every caller.

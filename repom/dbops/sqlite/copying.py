@@ -39,11 +39,21 @@ def connect(path: Path, options: str = "mode=rw") -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=BUSY, isolation_level=None)
 
 
+def untouched(path: Path) -> str:
+    """Options for a look that changes no file. What a killed program left is not read then:
+    that would first be played back."""
+    with path.open("rb") as file:
+        in_wal_mode = file.read(HEADER)[18:19] == WAL
+    left = Path(f"{path}-journal").exists() or in_wal_mode
+    in_use = in_wal_mode and Path(f"{path}-shm").exists()
+    return "mode=ro&readonly_shm=1" if in_use else f"mode=ro&immutable={left:d}"
+
+
 @contextmanager
-def opened(path: Path, name: str) -> Iterator[sqlite3.Connection]:
+def opened(path: Path, name: str, options: str = "mode=rw") -> Iterator[sqlite3.Connection]:
     """A database that other programs may have open. It is opened for writing even to be
     read, since a WAL needs its index."""
-    with explained(name), closing(connect(path)) as database:
+    with explained(name), closing(connect(path, options)) as database:
         wait_for_lock(database)
         yield database
 

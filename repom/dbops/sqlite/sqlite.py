@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,7 +32,7 @@ from repom.dbops.files import (
 from repom.errors import CommandFailed, NotFound, Refused
 from repom.runners.host import HostRunner
 
-from .copying import NotADatabase, check, connect, copy_database, explained, opened, pragma
+from .copying import NotADatabase, check, copy_database, opened, pragma, untouched
 from .home import SIDE_FILES, Home, remove_database, tidy, unwritable
 from .hooks import run_hook
 from .reading import read_file, side_files
@@ -65,8 +65,9 @@ class Sqlite:
     def where(self) -> str:
         return str(self.path.parent)
 
-    def identify(self) -> Facts:
-        """:raises NotFound: no such file.
+    def identify(self, look: bool = False) -> Facts:
+        """:param look: change no file, not even for a moment.
+        :raises NotFound: no such file.
         :raises CommandFailed: it is not a database.
         :raises Refused: another program has locked it.
         """
@@ -74,7 +75,8 @@ class Sqlite:
             raise self._missing()
         if not self.path.stat().st_size:
             raise CommandFailed(f"{self.name} is empty: there is nothing to back up")
-        with opened(self.path, self.name) as live:
+        options = untouched(self.path) if look else "mode=rw"
+        with opened(self.path, self.name, options) as live:
             return Facts(
                 server_version=sqlite3.sqlite_version,
                 size=self.path.stat().st_size,
@@ -174,11 +176,13 @@ class Sqlite:
             raise
         return str(scratch)
 
-    def rows(self, scratch: str) -> dict[str, int]:
-        with explained(self.name), closing(connect(Path(scratch))) as copy:
-            names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-            counts = {name: count_rows(copy, name) for (name,) in names}
-        return {name: count for name, count in counts.items() if count is not None}
+    def rows(self, scratch: str = "") -> dict[str, int | None]:
+        if not scratch and not self.path.is_file():
+            raise self._missing()
+        with opened(Path(scratch or self.path), self.name) as database:
+            database.execute("BEGIN")
+            found = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name: count_rows(database, name) for (name,) in found.fetchall()}
 
     def swap(self, found: Survey, scratch: str, *, keep: int) -> str | None:
         # Later than every undo copy, since a clock that was wrong must not change which

@@ -140,8 +140,9 @@ def carry_out_pull(
     """
     settings, target = plan.settings, plan.target
     with closing(target):
-        how = {"pulled": True, "prune": keep}
-        made = write(plan.origin, plan.source, label=label, excluded=excluded, **how)
+        made = write(
+            plan.origin, plan.source, label=label, excluded=excluded, pulled=True, prune=keep
+        )
         if settings.dry:
             log.info("Would restore it into %s", target.name)
             return Restored(target.name, made.name, None, 0.0)

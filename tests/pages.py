@@ -21,22 +21,27 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from tests import terminal
 from tests.live import engine
 from tests.live.cli import ROOT, environment
+from tests.live.servers import PASSWORD, container_server
 
-ILLUSTRATIONS = {"ini", "yaml", "toml", "sql", "python"}
+ILLUSTRATIONS = {"ini", "yaml", "toml", "sql", "python", "cron", "sh"}
 OUTPUT = {"text", "json", "mermaid"}
+#: Of a `tasks.py`; on its own it does nothing.
+FIRST_LINE = "from repom.tasks import ns"
 #: Folder of the project on the pages.
 HOME = "/home/me/app"
 
@@ -99,15 +104,23 @@ class Project:
     """A folder for the commands of one page.
 
     :param name: of the folder, and so of the Compose project.
+    :param names: what the pages call otherwise, such as the address of another server.
     """
 
     folder: Path
     name: str
     env: Mapping[str, str]
+    names: dict[str, str] = field(default_factory=dict)
 
     def run(self, command: str, shown: str = "") -> tuple[int, str]:
         run = terminal.on_terminal if "[y/N] y" in shown else terminal.piped
         return run(command, self.folder, self.env)
+
+    def real(self, text: str) -> str:
+        """What the pages call by other names, by its own."""
+        for word, own in self.names.items():
+            text = text.replace(word, own)
+        return text.replace(HOME, str(self.folder))
 
     def normal(self, text: str) -> str:
         """Text without what differs from one run to the next."""
@@ -148,7 +161,7 @@ def blocks(page: str) -> tuple[Block, ...]:
         elif not start:
             start, indent = number, len(line) - len(line.lstrip())
             not_run = re.fullmatch(r"\s*<!-- not run: (.+) -->", lines[number - 2])
-            file = re.search(r"`([^`\s]+)`[^`]*:$", before)
+            file = re.search(r"`(?![/~])([^`\s()]+)`:$", before)
         else:
             text = "".join(f"{each[indent:]}\n" for each in lines[start : number - 1])
             language = lines[start - 1].strip("` ")
@@ -187,8 +200,9 @@ def check(page: str, project: Project) -> None:
         if block.file:
             path = project.folder / block.file
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text.replace(HOME, str(project.folder)), encoding="utf-8")
-        elif block.language == "python":
+            path.write_text(project.real(block.text), encoding="utf-8")
+            path.chmod(0o700 if block.language == "sh" else 0o600)
+        elif block.language == "python" and block.text.strip() != FIRST_LINE:
             follow(block, f"python -c {shlex.quote(block.text)}", "", project)
         elif block.language == "console":
             for command, shown in block.commands():
@@ -196,12 +210,12 @@ def check(page: str, project: Project) -> None:
 
 
 def follow(block: Block, command: str, shown: str, project: Project) -> None:
-    status, said = project.run(command.replace(HOME, str(project.folder)), shown)
+    status, said = project.run(project.real(command), shown)
     told = f"{block.where}: $ {command}\n{said}"
     assert status == 0, told
     rest = project.normal(said)
     for part in re.split(r"^\s*…$", shown, flags=re.M):
-        before, found, rest = rest.partition(project.normal(part))
+        _, found, rest = rest.partition(project.normal(part))
         assert found or not part.strip(), f"{told}\nNot there: {part}"
 
 
@@ -263,6 +277,23 @@ def compose(parent: Path, name: str = "") -> Iterator[Project]:
         engine.run(*run, "down", "-v", "--timeout", "1", "--remove-orphans", check=False)
 
 
+@contextmanager
+def elsewhere(parent: Path) -> Iterator[Project]:
+    """The same beside another server, with a database `shop` of customers, and a colleague's
+    dumps of it in three formats."""
+    with compose(parent) as project, container_server(17) as other:
+        other.create("shop", ORDERS)
+        url = f"postgresql://postgres:{quote(PASSWORD, safe='')}@127.0.0.1:{other.port}/shop"
+        project.names["postgresql://reader:secret@db.example.com:5432/shop"] = url
+        for ending, form in (("dump", "c"), ("tar", "t"), ("sql", "p")):
+            dump = other.command("pg_dump", f"-F{form}", "-d", "shop")
+            with (project.folder / f"theirs.{ending}").open("wb") as file:
+                subprocess.run(dump, stdout=file, check=True, env=other.login)
+        for script in (ROOT / "docs" / "scrub").glob("*.sql"):
+            shutil.copy(script, project.folder)
+        yield project
+
+
 PSQL = ("exec", "-T", "db", "psql", "-XqU", "app", "-v", "ON_ERROR_STOP=1", "app")
 #: Over TCP, since the entry point's first server listens on its socket alone.
 READY = ("exec", "-T", "db", "pg_isready", "-qh", "127.0.0.1")
@@ -275,8 +306,11 @@ def started(run: tuple[str, ...]) -> None:
         time.sleep(0.2)
 
 
-PROJECTS: dict[str, Callable[[Path], object]] = {
+#: Kinds of projects that need a container engine.
+LIVE = {"compose", "elsewhere"}
+PROJECTS: dict[str, Callable[[Path], AbstractContextManager[Project]]] = {
     "compose": compose,
+    "elsewhere": elsewhere,
     "sqlite": sqlite,
     "empty": empty,
 }

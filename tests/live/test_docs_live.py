@@ -11,10 +11,10 @@ from tests import pages, requires
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in pages.pages() if pages.runs(p) and pages.kind(p) == "compose"]
+    "page", [p for p in pages.pages() if pages.runs(p) and pages.kind(p) in pages.LIVE]
 )
 def test_what_a_page_says_to_type_works(page: str, tmp_path: Path) -> None:
     requires.image(17)
     requires.compose()
-    with pages.compose(tmp_path) as project:
+    with pages.PROJECTS[pages.kind(page)](tmp_path) as project:
         pages.check(page, project)

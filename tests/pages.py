@@ -215,8 +215,10 @@ def follow(block: Block, command: str, shown: str, project: Project) -> None:
     assert status == 0, told
     rest = project.normal(said)
     for part in re.split(r"^\s*…$", shown, flags=re.M):
-        _, found, rest = rest.partition(project.normal(part))
-        assert found or not part.strip(), f"{told}\nNot there: {part}"
+        expected = project.normal(part)
+        _, found, after = rest.partition(expected) if expected else ("", "", rest)
+        assert found == expected, f"{told}\nNot there: {part}"
+        rest = after
 
 
 # -- projects -------------------------------------------------------------------------------

@@ -115,4 +115,8 @@ def meaning(message: str) -> str:
 def cell(text: str) -> str:
     """A message for a table of Markdown; text in braces and commands as code."""
     text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-    return re.sub(r"\brepom ((?:db|postgres)\.\w+(?: --[\w-]+)*|doctor)", r"`repom \1`", text)
+    return re.sub(
+        r"\brepom ((?:db|postgres)\.\w+(?: --[\w-]+(?: [A-Z]+| \{\w+\})?)*|doctor)",
+        r"`repom \1`",
+        text,
+    )

@@ -29,6 +29,7 @@ VARIABLES += [f"POSTGRES_{name}" for name in ("USER", "PASSWORD", "DB", "HOST", 
 CONTRACT = [
     "db.backup",
     "db.restore",
+    "db.pull",
     "db.undo",
     "db.list",
     "db.verify",

@@ -37,6 +37,7 @@ INNER = {
     "repom.dbops.sqlite": DATABASE,
     "repom.dbops.work": WORK,
     **{f"repom.dbops.{v}": VERB for v in ("backup", "restore", "undo", "verify", "upkeep")},
+    "repom.dbops.pull": VERB | {"repom.dbops.backup", "repom.dbops.restore"},
     "repom.dbops": VERB
     | {f"repom.dbops.{v}" for v in ("backup", "restore", "undo", "verify")}
     | {"repom.dbops.upkeep"},

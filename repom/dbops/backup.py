@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,18 +32,40 @@ def backup(
     format: str | None = None,
     via: str | None = None,
     keep: int | None = None,
+    exclude_table_data: Sequence[str] = (),
 ) -> Backup:
     """Write one verified backup and prune older ones of the same database.
 
+    :param exclude_table_data: patterns of tables whose rows are left out; see `write`.
     :returns: the backup; in a dry run one that was not written, with size 0.
     :raises RepomError: nothing was written, and nothing was deleted.
     """
     settings = Settings.of(settings).having(format=format, via=via, keep=keep)
     Store.check_label(label)
+    database = open_database(settings, "pg_dump")
+    return write(settings, database, label=label, excluded=exclude_table_data)
+
+
+def write(
+    settings: Settings,
+    database: Database,
+    *,
+    label: str | None = None,
+    excluded: Sequence[str] = (),
+    pulled: bool = False,
+    prune: bool = True,
+) -> Backup:
+    """The same of a database that is open, and is closed by this.
+
+    :param excluded: patterns of tables, as of pg_dump's ``--exclude-table-data``. Such a
+        backup is not a whole one: ``--latest`` leaves it out, and it pushes no whole one out.
+    :param pulled: the database is another one than the project's own.
+    """
     started = time.monotonic()
-    database, target = open_database(settings, "pg_dump"), Store(settings.backup_dir)
+    target = Store(settings.backup_dir)
     with work.on(settings, database, "backup"):
         draft = _draft(settings, database, target, label)
+        draft = replace(draft, partial=tuple(excluded), pulled=pulled)
         strange = work.is_other_server(database, draft.system_identifier, target, draft.identity)
         if strange:
             log.warning("This may not be the server of the last backup: nothing will be pruned")
@@ -52,10 +75,10 @@ def backup(
         earlier = _earlier(target, draft)
         needed = earlier[0].size if earlier else 0
         with target.writing(draft.name, needed) as file:
-            database.dump(file, draft.format)
+            database.dump(file, draft.format, excluded)
             done = _checked(database, draft, Path(file.name))
             made = target.publish(file, replace(done, duration_s=since(started)))
-        if not strange:
+        if prune and not strange:
             retention.prune_after(target, made, earlier, settings.keep)
     return made
 
@@ -102,14 +125,15 @@ def _dry_run(database: Database, draft: Backup) -> None:
     log.info("Would write %s", draft.path)
     if database.backend == "postgresql":
         with Path(os.devnull).open("w+b") as nowhere:
-            database.dump(nowhere, draft.format)
+            database.dump(nowhere, draft.format, draft.partial)
 
 
 def _earlier(target: Store, draft: Backup) -> list[Backup]:
     """Verified backups of the same database, newest first; warns of what is odd."""
     if draft.facts.tables == 0:
         log.warning("%s has no tables: is it the right database?", draft.database)
-    named = [b for b in target.backups(draft.identity) if b.is_verified]
+    every = target.backups(draft.identity)
+    named = [b for b in every if b.is_verified and b.is_guest == draft.is_guest]
     if named and not named[0].is_same_database_as(draft):
         log.warning(
             "Not pruning %s and older ones like it: they belong to another server or project",
@@ -128,7 +152,8 @@ def _checked(database: Database, draft: Backup, path: Path) -> Backup:
     archive = recognise(path)
     if archive.kind != draft.format:
         raise CommandFailed("The dump did not produce a valid backup", "It was discarded")
-    facts = replace(draft.facts, tables=_tables(draft, database, archive))
+    size = 0 if draft.partial else draft.facts.size  # how much less is not known
+    facts = replace(draft.facts, tables=_tables(draft, database, archive), size=size)
     return replace(draft, tool_version=archive.tool or draft.server_version, facts=facts)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import BinaryIO, Protocol
 
 from repom.dbops.archive.archive import Archive
+from repom.dbops.archive.hook import Hook
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,11 @@ class Database(Protocol):
         """What a restore would find. `load`, `swap` and `sweep` take what was found under
         the lock."""
 
-    def dump(self, file: BinaryIO, format: str) -> None:
-        """Write all of it to `file`, which holds a whole backup when this returns."""
+    def dump(self, file: BinaryIO, format: str, excluded: Sequence[str] = ()) -> None:
+        """Write all of it to `file`, which holds a whole backup when this returns.
+
+        :param excluded: patterns of tables whose rows are left out.
+        """
 
     def read(self, archive: Archive) -> None:
         """Read an archive to its end without restoring it; raises `Damaged`."""
@@ -107,12 +111,14 @@ class Database(Protocol):
         *,
         owner: bool = True,
         replacing: bool = True,
+        hooks: Sequence[Hook] = (),
     ) -> str:
         """Load the archive into a new scratch database, check it, and return its name.
 
         :param facts: of the manifest, when there is one.
         :param owner: restore owners and grants.
         :param replacing: the scratch database is to take the database's place.
+        :param hooks: run in it at the end, each in one transaction.
         """
 
     def rows(self, scratch: str) -> dict[str, int]:

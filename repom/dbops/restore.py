@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repom.dbops.archive.archive import Archive
+from repom.dbops.archive.hook import Hook, read_hooks
 from repom.dbops.store.backup import Backup
 from repom.errors import Refused, SettingsError
 from repom.settings import Settings, Source
@@ -32,6 +33,7 @@ class Plan:
     :param survey: what it finds, and would replace.
     :param owner: restore owners and grants, too.
     :param in_place: load into the database itself.
+    :param hooks: scripts that run in the loaded database before it takes over.
     :param engine: address of the container engine, when the database is in a container.
     """
 
@@ -44,6 +46,7 @@ class Plan:
     owner: bool = True
     in_place: bool = False
     engine: str = ""
+    hooks: tuple[Hook, ...] = ()
 
     @property
     def foreign(self) -> bool:
@@ -65,9 +68,7 @@ class Plan:
     def to_delete(self) -> tuple[Kept, ...]:
         """Undo copies that this restore deletes, since the replaced database becomes the
         newest one."""
-        if self.in_place or not self.survey.exists:
-            return ()
-        return self.survey.kept[max(0, self.settings.undo_keep - 1) :]
+        return () if self.in_place else work.to_delete(self.settings, self.survey)
 
 
 def restore(
@@ -114,6 +115,12 @@ def plan_restore(
     """
     source = work.find_backup(settings, backup)
     in_place = in_place and settings.backend != "sqlite"  # where every restore is
+    hooks = read_hooks(settings.after_load, settings.backend)
+    if in_place and hooks:
+        raise Refused(
+            "--in-place loads into the database itself, so no script can run before that",
+            "Pass --no-after-load, or restore without --in-place",
+        )
     archive = work.examined(source)
     _refuse_other_backend(archive, settings)
     configured = settings
@@ -125,7 +132,7 @@ def plan_restore(
         survey = database.survey()
         _refuse_target(database, survey, into, in_place)
         work.check_server(configured, database, survey.system_identifier, "--via host")
-    how = (owner, in_place, engine)
+    how = (owner, in_place, engine, hooks)
     return Plan(settings, configured, database, source, archive, survey, *how)
 
 
@@ -209,7 +216,7 @@ def _replace(plan: Plan) -> str | None:
         trusted = is_ours and facts is not None
         database.load_in_place(plan.archive, facts, owner=plan.owner, trusted=trusted)
         return None
-    scratch = database.load(plan.survey, plan.archive, facts, owner=plan.owner)
+    scratch = database.load(plan.survey, plan.archive, facts, owner=plan.owner, hooks=plan.hooks)
     if plan.settings.dry:
         return None
     try:

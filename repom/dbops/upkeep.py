@@ -81,6 +81,7 @@ def _own(
     own = [b for b in verified if not b.is_from_other_project(settings.project)]
     if all_servers:
         return own
+    own = [b for b in own if not b.is_guest]
     same = [b for b in verified if system and b.system_identifier == system]
     return (same or [b for b in own if not (system and b.system_identifier)])[:1]
 

@@ -21,7 +21,7 @@ from repom.runners.choose import Choice, choose
 from repom.runners.discover import find
 from repom.settings import Settings
 
-from .database import Database, Facts, Survey
+from .database import Database, Facts, Kept, Survey
 from .store import manifest
 
 log = logging.getLogger("repom")
@@ -104,7 +104,7 @@ def is_other_server(database: Database, system: str | None, target: Store, which
     the one that made the backup is another one."""
     if not database.fallback:
         return False
-    proven = [b for b in target.backups(which) if b.is_verified]
+    proven = [b for b in target.backups(which) if b.is_verified and not b.is_guest]
     made_inside = next((b for b in proven if b.via == "docker"), None)
     known = made_inside or next((b for b in proven if b.system_identifier), None)
     if known is None:
@@ -271,6 +271,11 @@ def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -
         return target.find(str(backup), identity(settings))
     system = lambda: system_of(replace(settings, dry=False))  # noqa: E731
     return target.latest(identity(settings), settings.project, system)
+
+
+def to_delete(settings: Settings, found: Survey) -> tuple[Kept, ...]:
+    """Undo copies that a restore deletes, since the replaced database becomes the newest."""
+    return found.kept[max(0, settings.undo_keep - 1) :] if found.exists else ()
 
 
 def proven_facts(backup: Backup) -> Facts | None:

@@ -44,6 +44,7 @@ class ExecRunner:
     :param container: the container's full id, so that a name that changes hands between
         two steps does no harm.
     :param name: the container's name, for people.
+    :param trusts_local: connect by the socket of its server; else to any server from there.
     """
 
     engine: str
@@ -52,9 +53,9 @@ class ExecRunner:
     echo: bool = False
     dry: bool = False
     session: str = field(default_factory=new_session)
+    trusts_local: bool = True
 
     via: ClassVar[str] = "docker"
-    trusts_local: ClassVar[bool] = True
     platform: ClassVar[str] = "linux"
 
     @property

@@ -44,6 +44,8 @@ class Settings:
     :param address: the PostgreSQL database; without a name in it, SQLite is configured.
     :param sqlite: the SQLite file: its path in the project folder, or an absolute one.
     :param configured: whether a database was named at all, or this is the default.
+    :param after_load: scripts that run in a restored database before it takes over.
+    :param pull_url: the database that `db.pull` copies from.
     :param dry: say what would be done, and write nothing.
     :param echo: show every command on standard error.
     """
@@ -62,6 +64,8 @@ class Settings:
     undo_keep: int = 1
     format: str = "custom"
     jobs: int = min(os.cpu_count() or 1, 8)
+    after_load: tuple[Path, ...] = ()
+    pull_url: Address | str | None = None
     dry: bool = False
     echo: bool = False
 
@@ -223,6 +227,8 @@ def _with_options(settings: Settings, sources: Sources) -> Settings:
         undo_keep=read("undo_keep", settings.undo_keep, values.at_least, 0),
         format=read("format", settings.format, values.one_of, *FORMATS),
         jobs=read("jobs", settings.jobs, values.at_least, 1, MOST_JOBS),
+        after_load=read("after_load", settings.after_load, values.files, settings.project),
+        pull_url=read("pull_url", settings.pull_url, lambda o, v: url.parse(v, o, quiet=True)),
     )
 
 

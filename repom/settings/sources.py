@@ -27,7 +27,11 @@ KEYS = (
     "undo_keep",
     "format",
     "jobs",
+    "after_load",
+    "pull_url",
 )
+#: Flags that are not called as their key.
+FLAGS = {"pull_url": "--source"}
 
 
 class Sources:
@@ -69,7 +73,7 @@ class Sources:
         :raises SettingsError: it is empty, or not a text or a number.
         """
         if self._flags.get(key) is not None:
-            origin = f"--{key.replace('_', '-')}"
+            origin = FLAGS.get(key, f"--{key.replace('_', '-')}")
             return legible(origin, self._flags[key]), origin
         value, origin = self.variable(f"REPOM_{key.upper()}")
         if value is None and self._config.get(key) is not None:

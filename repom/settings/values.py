@@ -78,6 +78,21 @@ def expanded(origin: str, path: str) -> Path:
         ) from None
 
 
+def listed(origin: str, value: str | None) -> tuple[str, ...]:
+    """The entries of a list that is separated by commas, and that may be left out.
+
+    :raises SettingsError: one of them is empty.
+    """
+    entries = () if value is None else tuple(each.strip() for each in value.split(","))
+    if not all(entries):
+        raise SettingsError(f"{origin} has an empty entry", "Separate the entries with one comma")
+    return entries
+
+
+def files(origin: str, value: str, folder: Path) -> tuple[Path, ...]:
+    return tuple(folder / expanded(origin, each) for each in listed(origin, value))
+
+
 def _rejected(origin: str, value: str, allowed: str) -> SettingsError:
     # A URL with a password may have been put into the wrong variable.
     shown = "not allowed" if "://" in value else repr(str(value))

@@ -12,7 +12,7 @@ from invoke import Collection, Context
 
 from repom.errors import CommandFailed, Damaged, Refused, RepomError, SettingsError, advice
 from repom.settings import Settings
-from repom.settings.values import whole_number
+from repom.settings.values import listed, whole_number
 
 from . import questions
 from .console import DEFAULTS, ask, command, confirm, is_terminal, run, say, show, standard_input
@@ -31,6 +31,9 @@ YES = "do not ask"
 KEEP = "how many verified backups to keep"
 VIA = "where the client programs run: auto, docker or host"
 REMOTE = "allow a database on another machine"
+EXCLUDE = "leave out the rows of tables that match these patterns, separated by commas"
+AFTER_LOAD = "run these .sql files, separated by commas, in the restored database first"
+NO_AFTER_LOAD = "run no .sql files, whatever REPOM_AFTER_LOAD says"
 BACKUP = "name, label or unambiguous beginning of a backup, or the path of any dump file"
 
 
@@ -40,6 +43,7 @@ BACKUP = "name, label or unambiguous beginning of a backup, or the path of any d
         "format": "custom (default) or plain (SQL)",
         "via": VIA,
         "keep": KEEP,
+        "exclude-table-data": EXCLUDE,
         "json": JSON,
     }
 )
@@ -49,13 +53,15 @@ def backup(
     format: str | None = None,
     via: str | None = None,
     keep: str | None = None,
+    exclude_table_data: str | None = None,
     json: bool = False,
 ) -> None:
     """Write one verified backup, then prune older ones."""
     from repom import dbops
 
     settings = Settings.load(c.config, format=format, via=via, keep=keep)
-    made = dbops.backup(settings, label=label)
+    excluded = listed("--exclude-table-data", exclude_table_data)
+    made = dbops.backup(settings, label=label, exclude_table_data=excluded)
     if settings.dry:
         return
     say(f"Backup created: {made.name} ({size(made.size)}, {made.duration_s:.1f} s)")
@@ -66,6 +72,8 @@ def backup(
     help={
         "backup": f"{BACKUP}; - for standard input",
         "latest": "use the newest verified backup of this database",
+        "after-load": AFTER_LOAD,
+        "no-after-load": NO_AFTER_LOAD,
         "yes": YES,
         "remote": REMOTE,
         "into": "restore into a new database of this name (SQLite: a path)",
@@ -80,6 +88,8 @@ def restore(
     c: Context,
     backup: str | None = None,
     latest: bool = False,
+    after_load: str | None = None,
+    no_after_load: bool = False,
     yes: bool = False,
     remote: bool = False,
     into: str | None = None,
@@ -92,7 +102,8 @@ def restore(
     """Replace the database with a backup, all or nothing."""
     from repom.dbops.restore import carry_out, plan_restore
 
-    settings = Settings.load(c.config, via=via, jobs=jobs)
+    settings = Settings.load(c.config, via=via, jobs=jobs, after_load=after_load)
+    settings = _without_hooks(settings, after_load) if no_after_load else settings
     with _chosen(settings, backup, latest) as chosen:
         if chosen is None:
             say("Nothing was restored")
@@ -109,6 +120,60 @@ def restore(
         return
     say(f"Restored: {done.database} from {done.backup} ({done.duration_s:.1f} s)")
     _show_replaced(done, json)
+
+
+@command(
+    help={
+        "source": "URL of the other database; with a password, set REPOM_PULL_URL instead",
+        "label": "a label to add to the backup's name",
+        "exclude-table-data": EXCLUDE,
+        "after-load": AFTER_LOAD,
+        "no-after-load": NO_AFTER_LOAD,
+        "no-keep": "delete the backup of the other database after the restore",
+        "yes": YES,
+        "remote": f"{REMOTE} to be replaced",
+        "json": JSON,
+    }
+)
+def pull(
+    c: Context,
+    source: str | None = None,
+    label: str | None = None,
+    exclude_table_data: str | None = None,
+    after_load: str | None = None,
+    no_after_load: bool = False,
+    no_keep: bool = False,
+    yes: bool = False,
+    remote: bool = False,
+    json: bool = False,
+) -> None:
+    """Replace the database with a copy of another one, which is only read."""
+    from repom.dbops.pull import carry_out_pull, plan_pull
+    from repom.dbops.store.store import Store
+
+    settings = Settings.load(c.config, pull_url=source, after_load=after_load)
+    settings = _without_hooks(settings, after_load) if no_after_load else settings
+    if source and getattr(settings.pull_url, "password", None):
+        say("The password in --source shows in the list of processes; set REPOM_PULL_URL instead")
+    excluded = listed("--exclude-table-data", exclude_table_data)
+    Store.check_label(label)
+    plan = plan_pull(settings, remote=remote)
+    asks = plan.survey.exists and not settings.dry
+    if asks and not confirm(questions.about_pull(plan, excluded), yes):
+        say("Nothing was pulled")
+        return
+    done = carry_out_pull(plan, label=label, excluded=excluded, keep=not no_keep)
+    if settings.dry:
+        return
+    kept = "" if no_keep else f"; the backup {done.backup} is not scrubbed"
+    say(f"Pulled: {done.database} from {plan.source.where} ({done.duration_s:.1f} s){kept}")
+    _show_replaced(done, json)
+
+
+def _without_hooks(settings: Settings, after_load: str | None) -> Settings:
+    if after_load is not None:
+        raise SettingsError("Both --after-load and --no-after-load were given", "Pass one of them")
+    return replace(settings, after_load=())
 
 
 @contextmanager
@@ -203,7 +268,8 @@ def list_(c: Context, json: bool = False) -> None:
 
 
 def _row(b: Backup) -> tuple[str, ...]:
-    marks = ", ".join([*b.verified, *(["pinned"] if b.pinned else [])])
+    marked = {"pinned": b.pinned, "pulled": b.pulled, "partial": b.partial}
+    marks = ", ".join([*b.verified, *(mark for mark, is_set in marked.items() if is_set)])
     marks = marks or (f"no: {b.problem}" if b.problem else "no")
     return b.name, b.database, size(b.size), age(b.created_at), marks
 
@@ -325,5 +391,5 @@ def shell(c: Context) -> None:
         raise CommandFailed(f"The shell ended with exit status {status}")
 
 
-db = Collection("db", backup, restore, undo, list_, verify, prune, pin, shell)
+db = Collection("db", backup, restore, pull, undo, list_, verify, prune, pin, shell)
 db.configure(DEFAULTS)

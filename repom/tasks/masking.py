@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 
-#: The setting `database_url` in the `repr` of a dictionary.
-_SETTING = re.compile(r"""(['"]database_url['"]: )('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""")
+#: The settings `database_url` and `pull_url` in the `repr` of a dictionary.
+_SETTING = re.compile(r"""(['"](?:database|pull)_url['"]: )('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""")
 #: User and password of any other URL.
 _URL = re.compile(r"(://[^\s:/@'\"]*:)[^\s'\"]*@")
 

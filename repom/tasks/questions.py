@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from .tables import age, counted, size
 
 if TYPE_CHECKING:
     from repom.dbops.database import Database, Kept
+    from repom.dbops.pull import Pull
     from repom.dbops.restore import Plan
     from repom.dbops.store.retention import Pruned
     from repom.dbops.undo import Undo
@@ -28,21 +29,39 @@ def about_restore(plan: Plan) -> str:
         parts.append("The backup holds no tables.")
     if plan.foreign:
         parts.append("The file has no manifest, so its integrity cannot be checked.")
+    parts += _left_out(plan.backup.partial)
     if not plan.survey.exists:
         return " ".join(parts)
-    if plan.in_place:
+    return " ".join([*parts, *_replaced(plan, plan.database, in_place=plan.in_place)])
+
+
+def about_pull(plan: Pull, excluded: Sequence[str]) -> str:
+    found, here = plan.facts, place(plan.target, plan.engine)
+    size_there = f"{size(found.size)}, {counted(found.tables or 0, 'table')}"
+    asked = f"Copy {plan.source.name} on {plan.source.where} ({size_there}) into {here}?"
+    return " ".join([asked, *_left_out(excluded), *_replaced(plan, plan.target)])
+
+
+def _left_out(partial: Sequence[str]) -> list[str]:
+    tables = ", ".join(partial)
+    return [f"Tables that match {tables} come back empty."] if partial else []
+
+
+def _replaced(plan: Plan | Pull, database: Database, *, in_place: bool = False) -> Iterator[str]:
+    """What becomes of the current database."""
+    from repom.dbops import work
+
+    if in_place:
         back = "this cannot be undone"
     elif not plan.settings.undo_keep:
         back = "it will not be kept, because REPOM_UNDO_KEEP is 0"
     else:
         back = "db.undo brings it back"
-    now = contents(plan.settings, plan.database, plan.survey.size)
-    parts.append(f"The current database ({now}) will be replaced; {back}.")
-    parts += [*_ended(plan.survey.sessions), *plan.survey.notes]
-    parts += [
-        f"The earlier undo copy ({undo_copy(old)}) will be deleted." for old in plan.to_delete
-    ]
-    return " ".join(parts)
+    now = contents(plan.settings, database, plan.survey.size)
+    yield f"The current database ({now}) will be replaced; {back}."
+    yield from [*_ended(plan.survey.sessions), *plan.survey.notes]
+    for old in [] if in_place else work.to_delete(plan.settings, plan.survey):
+        yield f"The earlier undo copy ({undo_copy(old)}) will be deleted."
 
 
 def about_undo(plan: Undo) -> str:
@@ -96,7 +115,10 @@ def contents(
         facts = [] if known_size is None else [size(known_size)]
         facts.append("contents unknown")
     try:
-        facts.append(f"last backed up {age(work.find_backup(settings).created_at)}")
+        last = work.find_backup(settings)
+        if last.identity != work.identity(settings):
+            raise NotFound(f"{last.name} is of another server")
+        facts.append(f"last backed up {age(last.created_at)}")
     except NotFound:
         facts.append("never backed up")
     except RepomError:

@@ -14,7 +14,7 @@ from invoke import Config
 from repom.errors import SettingsError
 from repom.settings import Settings, find_project
 from repom.settings.address import Address
-from repom.settings.sources import KEYS
+from repom.settings.sources import FLAGS, KEYS
 from repom.tasks.console import DEFAULTS
 
 CANARY = "s3cret-c4nary"
@@ -98,6 +98,8 @@ def test_every_setting_can_be_given_in_the_environment(tmp_path: Path) -> None:
         "REPOM_UNDO_KEEP": "0",
         "REPOM_FORMAT": "plain",
         "REPOM_JOBS": "2",
+        "REPOM_AFTER_LOAD": "a.sql, sub/b.sql",
+        "REPOM_PULL_URL": "postgresql://prod/app",
     }
 
     assert {f"REPOM_{key.upper()}" for key in KEYS} == environ.keys()
@@ -114,6 +116,8 @@ def test_every_setting_can_be_given_in_the_environment(tmp_path: Path) -> None:
         undo_keep=0,
         format="plain",
         jobs=2,
+        after_load=(tmp_path / "a.sql", tmp_path / "sub" / "b.sql"),
+        pull_url=Address(host="prod", user="postgres", database="app"),
     )
 
 
@@ -216,7 +220,7 @@ def test_an_empty_variable_of_the_environment_does_not_uncover_the_one_in_dotenv
 
 @pytest.mark.parametrize("key", KEYS)
 def test_an_empty_flag_or_an_empty_key_of_invokes_is_an_error(key: str) -> None:
-    flag, given = f"--{key.replace('_', '-')}", dict[str, Any]({key: ""})
+    flag, given = FLAGS.get(key, f"--{key.replace('_', '-')}"), dict[str, Any]({key: ""})
     with pytest.raises(SettingsError, match=f"{flag} is empty"):
         Settings.load(None, environ={}, **given)
     with pytest.raises(SettingsError, match=f"repom.{key} .* is empty"):

@@ -33,6 +33,8 @@ KEYS = [
     "pinned",
     "verified",
     "duration_s",
+    "partial",
+    "pulled",
 ]
 
 

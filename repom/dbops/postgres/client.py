@@ -35,6 +35,8 @@ SESSION = (
     " -c default_transaction_read_only=off -c standard_conforming_strings=on"
 )
 
+READ_ONLY = "-c default_transaction_read_only=on"  # the last of two counts
+
 
 @dataclass(frozen=True)
 class Versions:
@@ -61,6 +63,8 @@ class Client:
         self._sessions: dict[str, Session] = {}
         #: What to do when the session of a database is opened anew: to take a lock again.
         self.on_open: dict[str, Callable[[], None]] = {}
+        #: Whether its sessions may only read.
+        self.is_read_only = False
         #: Whether this run was ended in the server, and nothing was begun since.
         self.is_aborted = False
         self._with_password = not runner.trusts_local
@@ -301,7 +305,9 @@ class Client:
         if "no password supplied" in failed.stderr and not self._with_password:
             self._with_password = bool(self.login.password)
             return self._with_password
-        if "unsupported startup parameter" in failed.stderr and self._with_options:
+        # What is set in a session of a pooler would stay for other programs of the source.
+        may_learn = self._with_options and not self.is_read_only
+        if "unsupported startup parameter" in failed.stderr and may_learn:
             self._with_options = False  # a pooler; what it lacks is only more robust
             return True
         return False
@@ -310,6 +316,7 @@ class Client:
         """Variables for libpq. The password is among them on the host, and in a container
         only when its local connections do not trust."""
         env = {"PGCONNECT_TIMEOUT": "15"}
+        options = f"{options} {READ_ONLY}" if self.is_read_only else options
         own = f"{SESSION} {options}" if self._with_options else ""
         if given := f"{self.login.session} {own}".strip():
             env["PGOPTIONS"] = given

@@ -85,6 +85,12 @@ OTHER: tuple[tuple[str, type[RepomError], str, str], ...] = (
         "pg_restore on {where} is too old for this archive",
         "Use a newer version of PostgreSQL there",
     ),
+    (
+        "unsupported startup parameter",
+        Refused,
+        "A pooler answers on {where}, and what a session sets stays for its other users",
+        "Use the address of the server itself",
+    ),
     ("could not read from input file", Damaged, "The archive is cut short", ANOTHER),
     ("unexpected end of file", Damaged, "The archive is cut short", ANOTHER),
     (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +16,7 @@ from typing import Any
 
 from repom.dbops.archive import script, toc
 from repom.dbops.archive.archive import Archive, major
+from repom.dbops.archive.hook import Hook
 from repom.dbops.database import Facts
 from repom.dbops.files import BLOCK
 from repom.errors import CommandFailed, Damaged, NoSpace, Refused, RepomError
@@ -48,6 +50,7 @@ class Load:
     owner: bool
     replacing: bool
     watch: Watch
+    hooks: Sequence[Hook] = ()
 
     # -- into a scratch database --------------------------------------------------------
 
@@ -64,6 +67,8 @@ class Load:
             warn("Not carried over to the restored database", done.stderr)
             self._warn_of_definers(scratch)
         self.archive.check_unchanged()
+        for hook in self.hooks:
+            self._run_hook(scratch, hook)
 
     def _create(self, scratch: str) -> None:
         live, session = self.client.login.database, self.client.runner.session
@@ -140,6 +145,27 @@ class Load:
             said = ""  # a quote that was left open took our SELECT for its text
         if nonce not in said[-200:] and not self.client.runner.dry:
             raise Damaged("The SQL script ends in the middle of a statement", "Nothing was changed")
+
+    def _run_hook(self, scratch: str, hook: Hook) -> None:
+        """Run a script of the user's in one transaction: with the database's own search_path,
+        and as its owner, unless that is a superuser or the objects belong to this user.
+
+        :raises CommandFailed: a statement failed; names its file and its line.
+        """
+        log.info("%s %s", "Would run" if self.client.runner.dry else "Running", hook.name)
+        before = ["SET client_encoding TO 'UTF8'", "BEGIN"]
+        if self.owner and self.archive.is_archive:
+            names = {"live": self.client.login.database, "scratch": scratch}
+            before += self.client.change(queries.OWNED, scratch, names).splitlines()
+        try:
+            blocks = lambda: script.for_psql([hook.content])  # noqa: E731
+            self._run_gated(scratch, blocks, before, "COMMIT;\n")
+        except RepomError as error:
+            said = error.stderr if isinstance(error, CommandFailed) else error.message
+            found = re.search(r"psql:<stdin>:(\d+): (?:ERROR|error): +([^\n]*?)\)?$", said, re.M)
+            if not found:
+                raise
+            raise hook.failed(int(found[1]), found[2]) from None
 
     def _warn_of_definers(self, scratch: str) -> None:
         """Without owners, another role's SECURITY DEFINER functions become this user's."""

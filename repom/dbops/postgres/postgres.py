@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
 from repom.dbops.archive import script
 from repom.dbops.archive.archive import Archive
+from repom.dbops.archive.hook import Hook
 from repom.dbops.database import Facts, Survey
 from repom.errors import CommandFailed, Refused, RepomError
 from repom.runners import process
@@ -75,12 +77,22 @@ class Postgres:
         answer = self.client.first(queries.SURVEY, self.client.maintenance, variables)
         return survey.parsed(answer, self.name)
 
+    def is_same_as(self, other: Postgres) -> bool:
+        """Whether both are one database, whatever their addresses say: a lock that is taken
+        here shows there. (A standby has the system identifier of its primary.)"""
+        key = {"key": str(secrets.randbits(62))}
+        try:
+            self.client.script(queries.SHOW, self.name, key, probe=True)
+            return other.client.script(queries.SEEN, other.name, key, probe=True).stdout == "1\n"
+        finally:
+            self.client.close(self.name)
+
     # -- dump ---------------------------------------------------------------------------
 
-    def dump(self, file: BinaryIO, format: str) -> None:
+    def dump(self, file: BinaryIO, format: str, excluded: Sequence[str] = ()) -> None:
         server = self.client.versions.major
         try:
-            self._dump(file, format, zstd=server >= 16)
+            self._dump(file, format, excluded, zstd=server >= 16)
         except CommandFailed as error:
             if "timeout" in error.stderr and "lock" in error.stderr.lower():
                 raise self._blocked(error) from None
@@ -88,12 +100,13 @@ class Postgres:
                 raise
             file.seek(0)
             file.truncate()
-            self._dump(file, format, zstd=False)
+            self._dump(file, format, excluded, zstd=False)
 
-    def _dump(self, file: BinaryIO, format: str, *, zstd: bool) -> None:
+    def _dump(self, file: BinaryIO, format: str, excluded: Sequence[str], *, zstd: bool) -> None:
         statistics = self.client.versions.major >= 18
         self.client.close(self.name)  # the database may allow a single connection
         argv = dump_argv(self.client.conninfo(self.name), format, zstd=zstd, statistics=statistics)
+        argv += [f"--exclude-table-data={pattern}" for pattern in excluded]
         self.client.run(argv, stdout=file, watch=lambda: self._diagnosis(dumping=True))
 
     def _diagnosis(self, *, dumping: bool = False) -> str:
@@ -150,13 +163,14 @@ class Postgres:
         *,
         owner: bool = True,
         replacing: bool = True,
+        hooks: Sequence[Hook] = (),
     ) -> str:
         assert isinstance(found, ServerSurvey)
         # A drill keeps owners if it can: the functions in the indexes of a table run as its
         # owner, which should not be this user.
         absent = survey.missing_roles(found.roles, archive, facts)
         owner = owner or (not replacing and archive.is_archive and not absent)
-        task = Load(self.client, archive, facts, owner, replacing, self._diagnosis)
+        task = Load(self.client, archive, facts, owner, replacing, self._diagnosis, hooks)
         self._refuse(found, task)
         try:
             return self._loaded(task, self.jobs)

@@ -375,6 +375,13 @@ SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s', :'scratch', datconnlimit)
   FROM pg_database WHERE datname = :'live' AND datconnlimit >= 0
 \\gexec
 """
+#: Gives the scratch database to the owner of the old one, as the swap will, and prints what
+#: makes a session act as that role; nothing for a superuser, and for this user itself.
+OWNED = """SELECT format('ALTER DATABASE %I OWNER TO %I', :'scratch', r.rolname),
+    format('SELECT %L', format('SET LOCAL ROLE %I', r.rolname))
+  FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba
+  WHERE d.datname = :'live' AND NOT r.rolsuper AND r.rolname <> current_user \\gexec
+"""
 #: The key of an advisory lock, in two halves as pg_locks shows it.
 HOLD = """SELECT pg_try_advisory_lock(:key) AS repom_free \\gset
 \\if :repom_free
@@ -386,6 +393,12 @@ SELECT format('%s (%s)', a.pid, a.application_name) FROM pg_locks l
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (l.classid::int8 << 32) | l.objid::int8 = :key;
 \\endif
+"""
+#: An advisory lock of this database until the session ends, and whether such a lock is held.
+SHOW = "BEGIN;\nSELECT pg_advisory_xact_lock(:key);\n"
+SEEN = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (classid::int8 << 32) | objid::int8 = :key;
 """
 BUSY = "in use by another repom"
 #: Both renames in one transaction: the first one takes the lock that keeps new sessions

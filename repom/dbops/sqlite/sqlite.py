@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from repom.dbops.archive.archive import Archive
 from repom.dbops.archive.codecs import compressor
+from repom.dbops.archive.hook import Hook
 from repom.dbops.archive.staging import WorkingFolder
 from repom.dbops.database import Facts, Survey
 from repom.dbops.files import (
@@ -33,6 +34,7 @@ from repom.runners.host import HostRunner
 
 from .copying import NotADatabase, check, connect, copy_database, explained, opened, pragma
 from .home import SIDE_FILES, Home, remove_database, tidy, unwritable
+from .hooks import run_hook
 from .reading import read_file, side_files
 from .replacing import replace_data
 
@@ -99,7 +101,11 @@ class Sqlite:
         size = self.path.stat().st_size if exists else 0
         return Survey(exists, size, self.home.identity(), tuple(self.home.kept()))
 
-    def dump(self, file: BinaryIO, format: str) -> None:
+    def dump(self, file: BinaryIO, format: str, excluded: Sequence[str] = ()) -> None:
+        if excluded:
+            raise Refused(
+                "A backup of SQLite holds the whole file", "Leave --exclude-table-data out"
+            )
         self.home.settle()
         with self._copied() as copy:
             checked = in_background(check, copy, self.name, "quick_check")
@@ -143,6 +149,7 @@ class Sqlite:
         *,
         owner: bool = True,
         replacing: bool = True,
+        hooks: Sequence[Hook] = (),
     ) -> str:
         """Unpack the backup beside the live file and check it there; if it is not to replace
         it, in the folder for temporary files."""
@@ -160,6 +167,8 @@ class Sqlite:
         try:
             unpack(archive, scratch)
             archive.check_unchanged()
+            for hook in hooks:
+                run_hook(Path(scratch), hook)
         except BaseException:
             self.discard(str(scratch))
             raise

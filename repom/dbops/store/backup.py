@@ -28,6 +28,8 @@ SHOWN = (
     "pinned",
     "verified",
     "duration_s",
+    "partial",
+    "pulled",
 )
 #: A database's backend, its name, and its server when that is another machine. Two
 #: backups are of the same database when these are the same.
@@ -70,6 +72,8 @@ class Backup:
     :param host: of a server on another machine.
     :param facts: what the database said of itself when it was backed up.
     :param drill: the last one that it passed.
+    :param partial: patterns of tables whose rows were left out; it is not a whole backup.
+    :param pulled: `db.pull` copied it from another database, unscrubbed.
     :param problem: why nothing in the manifest counts; empty when it does.
     """
 
@@ -91,6 +95,8 @@ class Backup:
     facts: Facts = field(default_factory=Facts)
     origin: Origin = field(default_factory=Origin)
     drill: Drill | None = None
+    partial: tuple[str, ...] = ()
+    pulled: bool = False
     problem: str = ""
 
     @property
@@ -111,6 +117,11 @@ class Backup:
         return {"complete", "sha256"} <= set(self.verified)
 
     @property
+    def is_guest(self) -> bool:
+        """Whether it is of another database, although it may have the identity of the own."""
+        return self.pulled and self.host is None
+
+    @property
     def manifest(self) -> Path:
         return manifest_of(self.path)
 
@@ -125,7 +136,9 @@ class Backup:
         same server (SQLite: with the same id), whichever checkout made them. Without both
         identifiers, the project folders must not differ."""
         if not (self.system_identifier and other.system_identifier):
-            return _may_agree(self.origin.project, other.origin.project)
+            return self.is_guest == other.is_guest and _may_agree(
+                self.origin.project, other.origin.project
+            )
         if self.system_identifier != other.system_identifier:
             return False
         # A server on a copied volume has the identifier of the original.
@@ -139,7 +152,9 @@ class Backup:
         """What ``--json`` shows: times as ISO 8601 in UTC, sizes in bytes."""
         shown = {name: getattr(self, name) for name in SHOWN}
         when = self.created_at.isoformat().replace("+00:00", "Z")
-        return {**shown, "path": str(self.path), "created_at": when, "verified": [*self.verified]}
+        return {**shown, "path": str(self.path), "created_at": when} | {
+            name: [*shown[name]] for name in ("verified", "partial")
+        }
 
 
 def _may_agree(one: str | None, other: str | None) -> bool:

@@ -130,6 +130,8 @@ def serialized(backup: Backup) -> bytes:
         facts["drill"] = asdict(backup.drill)
     content = backup.as_json() | {"host": backup.host, "facts": facts}
     del content["path"]
+    for name in ("partial", "pulled"):  # absent in most, as in version 0.1
+        content = {n: value for n, value in content.items() if n != name or value}
     return spelled(content | {"checksum": checksum(content)})
 
 

@@ -39,8 +39,8 @@ def plan(
 ) -> Pruned:
     """Decide over the backups of one name, given newest first.
 
-    Only verified ones are deleted; pinned ones stay on top of `keep`; at least one verified
-    one stays.
+    Only verified ones are deleted, and a partial one pushes no whole one out. Pinned ones
+    stay on top of `keep`; at least one verified one stays.
 
     :param keep: how many stay; ``None`` when only age counts.
     :param days: how many days old one must be to be deleted, counted from the newest backup
@@ -61,9 +61,10 @@ def plan(
     dated = [b for b in own if not is_ahead(b)]
     # One without tables replaces none that has some: it may be what an accident left.
     filled = [b for b in dated if b.facts.tables != 0] or dated
-    least, newer = max(1, keep or 1), 0
+    whole = [b for b in filled if not b.partial] or filled
+    least, newer, newer_whole = max(1, keep or 1), 0, 0
     for each in (b for b in dated if not b.pinned):
-        if newer < least:
+        if (newer if each.partial else newer_whole) < least:
             kept.append((each, f"among the newest {least}"))
         elif days is not None and dated[0].created_at - each.created_at < timedelta(days=days):
             kept.append((each, f"younger than {days} days"))
@@ -72,6 +73,7 @@ def plan(
         else:
             deleted.append((each, " and ".join(reasons)))
         newer += each in filled
+        newer_whole += each in whole
     damaged = [b for b, _ in kept if not is_whole(b)] if deleted and is_whole else []
     if damaged:
         rest = [b for b in verified if b not in damaged]
@@ -99,7 +101,7 @@ def prune_after(target: Store, made: Backup, earlier: Sequence[Backup], keep: in
     :param earlier: verified backups of the same database. One that lost most of what any of
         them held pushes nothing out: the first bad one would vouch for the next.
     """
-    for old in earlier:
+    for old in (each for each in earlier if each.partial == made.partial):
         shrunk = made.format == old.format and made.size < old.size * SUSPICIOUS
         if shrunk or (made.facts.tables == 0 and old.facts.tables):
             log.warning(

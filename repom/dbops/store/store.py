@@ -109,23 +109,25 @@ class Store:
         project: Path | None = None,
         system: Callable[[], str | None] = lambda: None,
     ) -> Backup:
-        """The newest verified backup: of this server first, then of this project, then any,
-        since a server that was made anew takes the old one's backups.
+        """The newest verified, whole backup: of this server first, then of this project,
+        then any, since a server that was made anew takes the old one's backups.
 
         :param project: whose backups come before those of other projects.
         :param system: identifies the server; called only when backups of several servers or
             projects are there.
         :raises NotFound: there is no verified backup of this database.
         """
-        every = self.backups(identity)
-        verified = [b for b in every if b.is_verified]
+        every = [b for b in self.backups() if b.identity[:2] == identity[:2]]
+        own = [b for b in every if not b.pulled or (b.host and b.identity == identity)]
+        verified = [b for b in own if b.is_verified and not b.partial]
         dated = [b for b in verified if not is_ahead(b)] or verified
         if not dated:
+            left = next((f"; {b.name} is {_why_left_out(b)}" for b in every if b.is_verified), "")
             raise NotFound(
-                f"There is no verified backup of {identity[1]} in {self.folder}",
+                f"There is no verified backup of {identity[1]} in {self.folder}{left}",
                 advice("Make one with: {}", "db.backup"),
             )
-        chosen = _nearest(dated, project, system)
+        chosen = _nearest(dated, identity, project, system)
         for newer in every[: every.index(chosen)]:
             log.warning("Left out: %s (%s)", newer.name, _why_left_out(newer))
         if chosen.is_from_other_project(project):
@@ -243,14 +245,19 @@ def _ambiguous(name: str, found: Sequence[str], outside: Path | None) -> Setting
     )
 
 
-def _nearest(dated: list[Backup], project: Path | None, system: Callable[[], str | None]) -> Backup:
-    """The first one of this server, else of this project, else the first."""
+def _nearest(
+    dated: list[Backup],
+    identity: Identity,
+    project: Path | None,
+    system: Callable[[], str | None],
+) -> Backup:
+    """The first one of this server, else of this project and host, else the first."""
     known = {b.system_identifier for b in dated if b.system_identifier}
-    shared = bool(known) and any(b.is_from_other_project(project) for b in dated)
+    own = [b for b in dated if b.identity == identity and not b.is_from_other_project(project)]
+    shared = bool(known) and len(own) < len(dated)
     mine = system() if shared or len(known) > 1 else None
     same_server = [b for b in dated if mine and b.system_identifier == mine]
-    same_project = [b for b in dated if not b.is_from_other_project(project)]
-    return [*same_server, *same_project, *dated][0]
+    return [*same_server, *own, *dated][0]
 
 
 def _why_left_out(backup: Backup) -> str:
@@ -258,5 +265,9 @@ def _why_left_out(backup: Backup) -> str:
         return backup.problem or "damaged, or its manifest is missing"
     if is_ahead(backup):
         return "dated in the future"
+    if backup.pulled:
+        return f"pulled from {backup.origin.where or 'another server'}"
+    if backup.partial:
+        return f"without the rows of {', '.join(backup.partial)}"
     made = backup.origin.project
     return f"made in {made}" if made else "of another server"

@@ -297,6 +297,18 @@ def test_a_pooler_that_refuses_options_is_asked_without() -> None:
     assert ["PGOPTIONS" in call.env for call in runner.calls] == [True, False]
 
 
+def test_a_source_that_is_only_read_is_not_asked_through_a_pooler() -> None:
+    said = "FATAL:  unsupported startup parameter: options"
+    runner = FakeRunner({"pg_dump": [Answer(stderr=said, exited=1)]})
+    client = Client(runner, FULL)
+    client.is_read_only = True
+    with pytest.raises(Refused, match="A pooler answers"):
+        client.run(["pg_dump"])
+
+    [call] = runner.calls
+    assert call.env["PGOPTIONS"].endswith("-c default_transaction_read_only=on")
+
+
 # -- a dump and a script ------------------------------------------------------------------
 
 

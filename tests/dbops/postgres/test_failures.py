@@ -89,6 +89,12 @@ OTHER = {
         Refused,
         "creates or drops a database",
     ),
+    "a pooler": (
+        'psql: error: connection to server at "db" failed: FATAL:  unsupported startup'
+        " parameter: options",
+        Refused,
+        "A pooler answers",
+    ),
     "an archive that is too new": (
         "pg_restore: error: unsupported version (1.16) in file header",
         Refused,

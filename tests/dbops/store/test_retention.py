@@ -115,3 +115,24 @@ def test_the_backup_just_made_stays_although_a_wrong_clock_makes_it_look_old(
 
     assert [(newer, "among the newest 1"), (made, "the last one made")] == [*planned.kept]
     assert planned.deleted == ()
+
+
+def test_a_partial_backup_pushes_no_whole_one_out_and_whole_ones_push_it_out(target: Store) -> None:
+    whole = [make(target) for _ in range(3)]
+    partial = [make(target, partial=("log_*",)) for _ in range(3)]
+
+    deleted = {b.name for b, _ in plan(target.backups(SHOP), keep=2).deleted}
+    assert deleted == {whole[0].name, partial[0].name}
+    newer = [make(target) for _ in range(2)]
+    kept = [b for b, _ in plan(target.backups(SHOP), keep=2).kept]
+    assert kept == newer[::-1]
+
+
+def test_a_pulled_backup_of_the_same_name_is_left_alone_by_prune(target: Store) -> None:
+    own = [make(target) for _ in range(2)]
+    pulled = [make(target, pulled=True) for _ in range(2)]
+
+    deleted = [b for b, _ in plan(target.backups(SHOP), keep=1, same_as=[own[1]]).deleted]
+    assert deleted == [own[0]]
+    deleted = [b for b, _ in plan(target.backups(SHOP), keep=1, same_as=[pulled[1]]).deleted]
+    assert deleted == [pulled[0]]

@@ -214,6 +214,27 @@ def test_the_latest_is_the_newest_that_is_proven(target: Store) -> None:
     assert proven == target.latest(SHOP)
 
 
+def test_the_latest_is_neither_partial_nor_pulled(target: Store) -> None:
+    whole = make(target)
+    make(target, when=NOW + timedelta(hours=1), partial=("log_*",))
+    make(target, when=NOW + timedelta(hours=2), pulled=True)
+
+    assert target.latest(SHOP) == whole
+    target.delete(whole)
+    with pytest.raises(NotFound, match=r"shop_.* is pulled from another server"):
+        target.latest(SHOP)
+
+
+def test_the_latest_of_a_new_server_is_the_one_of_the_old_server(target: Store) -> None:
+    there = make(target, host="db.example.com", facts=Facts(system_identifier="1"))
+    assert target.latest(SHOP, system=lambda: "2") == there
+
+    here = make(target, when=NOW - timedelta(days=1), facts=Facts(system_identifier="2"))
+    assert target.latest(SHOP, system=lambda: "2") == here
+    assert target.latest(SHOP) == here
+    assert target.latest(("postgresql", "shop", "db.example.com")) == there
+
+
 def test_the_same_name_elsewhere_is_another_database(target: Store) -> None:
     here = make(target)
     there = make(target, host="db.example.com")

@@ -14,29 +14,27 @@ What a page may hold in fences, and what becomes of it:
 - ``text``, ``json``, ``mermaid``: never a command.
 
 ``<!-- not run: REASON -->`` above a fence exempts it; `tests/test_docs.py` lists each of
-these. ``<!-- project: KIND -->`` chooses the project of a page, one of `PROJECTS`.
+these. ``<!-- project: KIND -->`` chooses the project of a page, one of `PROJECTS`. A page with
+``<!-- run by: FILE -->`` has a test of its own there, because it needs more than a project.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from urllib.parse import quote
 
 from tests import terminal
 from tests.live import engine
 from tests.live.cli import ROOT, environment
-from tests.live.servers import PASSWORD, container_server
 
 ILLUSTRATIONS = {"ini", "yaml", "toml", "sql", "python", "cron", "sh"}
 OUTPUT = {"text", "json", "mermaid"}
@@ -104,22 +102,18 @@ class Project:
     """A folder for the commands of one page.
 
     :param name: of the folder, and so of the Compose project.
-    :param names: what the pages call otherwise, such as the address of another server.
     """
 
     folder: Path
     name: str
     env: Mapping[str, str]
-    names: dict[str, str] = field(default_factory=dict)
 
     def run(self, command: str, shown: str = "") -> tuple[int, str]:
         run = terminal.on_terminal if "[y/N] y" in shown else terminal.piped
         return run(command, self.folder, self.env)
 
     def real(self, text: str) -> str:
-        """What the pages call by other names, by its own."""
-        for word, own in self.names.items():
-            text = text.replace(word, own)
+        """What the pages call the folder, by its own name."""
         return text.replace(HOME, str(self.folder))
 
     def normal(self, text: str) -> str:
@@ -186,10 +180,16 @@ def kind(page: str) -> str:
     return found[1] if found else "compose"
 
 
-def runs(page: str) -> list[str]:
-    """The commands of a page that tests run."""
-    return [c for b in blocks(page) if b.language == "console" and not b.not_run
-            for c, _ in b.commands()]  # fmt: skip
+def run_by(page: str) -> str:
+    """The test that follows a page by itself; empty for none."""
+    found = re.search(r"^<!-- run by: (\S+) -->$", pages()[page], re.M)
+    return found[1] if found else ""
+
+
+def runs(page: str) -> bool:
+    """Whether a page has commands that are run here."""
+    ours = [b for b in blocks(page) if b.language == "console" and not b.not_run]
+    return bool(ours) and not run_by(page)
 
 
 def check(page: str, project: Project) -> None:
@@ -279,23 +279,6 @@ def compose(parent: Path, name: str = "") -> Iterator[Project]:
         engine.run(*run, "down", "-v", "--timeout", "1", "--remove-orphans", check=False)
 
 
-@contextmanager
-def elsewhere(parent: Path) -> Iterator[Project]:
-    """The same beside another server, with a database `shop` of customers, and a colleague's
-    dumps of it in three formats."""
-    with compose(parent) as project, container_server(17) as other:
-        other.create("shop", ORDERS)
-        url = f"postgresql://postgres:{quote(PASSWORD, safe='')}@127.0.0.1:{other.port}/shop"
-        project.names["postgresql://reader:secret@db.example.com:5432/shop"] = url
-        for ending, form in (("dump", "c"), ("tar", "t"), ("sql", "p")):
-            dump = other.command("pg_dump", f"-F{form}", "-d", "shop")
-            with (project.folder / f"theirs.{ending}").open("wb") as file:
-                subprocess.run(dump, stdout=file, check=True, env=other.login)
-        for script in (ROOT / "docs" / "scrub").glob("*.sql"):
-            shutil.copy(script, project.folder)
-        yield project
-
-
 PSQL = ("exec", "-T", "db", "psql", "-XqU", "app", "-v", "ON_ERROR_STOP=1", "app")
 #: Over TCP, since the entry point's first server listens on its socket alone.
 READY = ("exec", "-T", "db", "pg_isready", "-qh", "127.0.0.1")
@@ -309,10 +292,9 @@ def started(run: tuple[str, ...]) -> None:
 
 
 #: Kinds of projects that need a container engine.
-LIVE = {"compose", "elsewhere"}
+LIVE = {"compose"}
 PROJECTS: dict[str, Callable[[Path], AbstractContextManager[Project]]] = {
     "compose": compose,
-    "elsewhere": elsewhere,
     "sqlite": sqlite,
     "empty": empty,
 }

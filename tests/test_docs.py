@@ -202,6 +202,11 @@ def test_every_block_of_a_page_is_of_a_kind_that_tests_know(page: str) -> None:
     assert pages.kind(page) in pages.PROJECTS
 
 
+@pytest.mark.parametrize("page", [p for p in pages.pages() if pages.run_by(p)])
+def test_the_test_of_a_page_knows_it(page: str) -> None:
+    assert Path(page).name in (ROOT / pages.run_by(page)).read_text(encoding="utf-8")
+
+
 def test_ci_runs_the_commands_of_the_readme() -> None:
     runs = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "sed -n '/^```bash$/,/^```$/p' README.md" in runs

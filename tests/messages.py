@@ -1,4 +1,5 @@
-"""Writes docs/messages.md: every text that a user can meet, read from the source of repom.
+"""Writes docs/messages.md, every text that a user can meet, and docs/troubleshooting.md, every
+error with what to do about it. Both are read from the source of repom.
 
     python -m tests.messages
 
@@ -73,6 +74,7 @@ class Page:
     :param inits: the same for calls in which a class words its message itself, by their ids.
     :param lines: headings with their lines.
     :param used: ids of the literals that these account for.
+    :param pairs: exit status, message and hint of each error.
     """
 
     modules: dict[str, Module]
@@ -80,6 +82,7 @@ class Page:
     inits: dict[int, int] = field(default_factory=dict)
     lines: dict[str, set[str]] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
+    pairs: set[tuple[int, str, str]] = field(default_factory=set)
 
     def add(self, heading: str, line: str) -> None:
         line = re.sub(r"\(\(([^()]*)\)\)", r"(\1)", " ".join(line.split()))
@@ -87,9 +90,14 @@ class Page:
             self.lines.setdefault(heading, set()).add(line)
 
 
-@cache
 def page() -> str:
     """The text of docs/messages.md."""
+    return written(collected().lines)
+
+
+@cache
+def collected() -> Page:
+    """Every text, from the source."""
     modules = read()
     found = Page(modules)
     add_errors(found)
@@ -101,7 +109,7 @@ def page() -> str:
             for scope, node in walked(module.tree, ()):
                 if isinstance(node, kind):
                     Reader(found, name, scope).rest(node)
-    return written(found.lines)
+    return found
 
 
 def read() -> dict[str, Module]:
@@ -210,6 +218,8 @@ class Reader:
         """An error's message and hint, as a user reads them."""
         texts = [self.text(each) for each in said]
         self.found.add(heading(status), ". ".join(each for each in texts if each))
+        if any(texts):
+            self.found.pairs.add((status, texts[0], ". ".join(each for each in texts[1:] if each)))
 
     def _row(self, node: ast.Tuple | ast.Call) -> None:
         """A row of a table of errors: what follows the class is its message and its hint."""
@@ -388,4 +398,7 @@ def section(level: str, name: str, lines: dict[str, set[str]]) -> str:
 
 
 if __name__ == "__main__":
+    import tests.troubleshooting  # which reads this module's findings
+
     PAGE.write_text(page(), encoding="utf-8")
+    tests.troubleshooting.PAGE.write_text(tests.troubleshooting.page(), encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from repom.tasks import ns
-from tests import messages
+from tests import messages, troubleshooting
 
 #: A task behind a program that not every user has.
 SPELLED = r"\b(inv|invoke) (db|postgres)\."
@@ -14,6 +14,17 @@ SPELLED = r"\b(inv|invoke) (db|postgres)\."
 def test_the_page_is_what_the_source_says() -> None:
     written = messages.PAGE.read_text(encoding="utf-8").splitlines()
     assert written == messages.page().splitlines(), "run: python -m tests.messages"
+
+
+def test_the_page_on_troubleshooting_is_what_the_source_says() -> None:
+    written = troubleshooting.PAGE.read_text(encoding="utf-8").splitlines()
+    assert written == troubleshooting.page().splitlines(), "run: python -m tests.messages"
+
+
+def test_what_is_explained_is_still_said() -> None:
+    said = [message for _status, message, _hint in messages.collected().pairs]
+    gone = [e for e in troubleshooting.EXPLAINED if not any(m.startswith(e) for m in said)]
+    assert gone == []
 
 
 def test_texts_of_every_shape_are_found() -> None:

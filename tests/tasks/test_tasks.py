@@ -276,3 +276,21 @@ def test_the_demo_brings_every_row_back(project: Path) -> None:
         assert ended.status == 0, ended.err
         assert "Every row came back" in ended.err
     assert rows(project) == 2
+
+
+def test_with_json_a_failure_is_json_too(project: Path) -> None:
+    failed = invoke(project, "db.restore", "--latest", "--yes", "--json")
+    error = json.loads(failed.out)["error"]
+    assert list(error) == ["message", "hint", "exit_status"]
+    assert error["exit_status"] == failed.status == 4
+    assert failed.err.strip() == f"{error['message']}. {error['hint']}"
+
+
+def test_a_failed_check_is_one_json_object_with_the_result_and_the_error(project: Path) -> None:
+    made = json.loads(invoke(project, "db.backup", "--json").out)
+    Path(made["path"]).write_bytes(Path(made["path"]).read_bytes()[:-1] + b"?")
+    failed = invoke(project, "db.verify", "--json", "--backup", made["name"])
+    told = json.loads(failed.out)
+    assert list(told) == ["name", "verified", "problems", "error"]
+    assert told["problems"] == [told["error"]["message"]]
+    assert told["error"]["exit_status"] == failed.status == 6

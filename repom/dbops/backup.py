@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from repom import progress
 from repom.dbops.archive.archive import Archive, recognise
 from repom.dbops.store.backup import Backup, Origin
 from repom.dbops.store.store import Store
@@ -52,9 +53,12 @@ def backup(
         earlier = _earlier(target, draft)
         needed = earlier[0].size if earlier else 0
         with target.writing(draft.name, needed) as file:
-            database.dump(file, draft.format)
-            done = _checked(database, draft, Path(file.name))
-            made = target.publish(file, replace(done, duration_s=since(started)))
+            expected = needed if database.backend == "postgresql" else 0  # its bytes are counted
+            with progress.phase(f"Dumping {database.name}", expected):
+                database.dump(file, draft.format)
+            with progress.phase(f"Checking {draft.name}"):
+                done = _checked(database, draft, Path(file.name))
+                made = target.publish(file, replace(done, duration_s=since(started)))
         if not strange:
             retention.prune_after(target, made, earlier, settings.keep)
     return made

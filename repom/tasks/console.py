@@ -16,10 +16,11 @@ from typing import Any, BinaryIO, TextIO
 from invoke import Exit, Task, task
 from invoke.exceptions import UnexpectedExit
 
+from repom import progress
 from repom.errors import PROGRAM, Advice, Refused, RepomError
 from repom.settings.sources import KEYS
 
-from . import signals
+from . import line, signals
 from .tables import printable
 
 log = logging.getLogger("repom")
@@ -42,7 +43,9 @@ def command(
         @functools.wraps(body)
         def run(*args: Any, **kwargs: Any) -> None:
             _open_standard_streams()
-            with _log_shown(), signals.raising(), _failures_shown(bool(kwargs.get("json"))):
+            as_json = bool(kwargs.get("json"))
+            seen = progress.listening(line.shown)
+            with _log_shown(), signals.raising(), _failures_shown(as_json), seen:
                 body(*args, **kwargs)
 
         return task(name=name, help=dict(help), auto_shortflags=False, positional=[])(run)  # type: ignore[no-any-return]

@@ -69,6 +69,7 @@ def _draft(settings: Settings, database: Database, target: Store, label: str | N
     facts = database.identify()
     now = datetime.now(UTC).replace(microsecond=0)
     format = "sqlite" if database.backend == "sqlite" else settings.format
+    commit, branch = git_state(settings.project)
     name = target.next_name(database.name, format, label, now)
     recorded = ("format", "via", "keep", "user", "host", "port")  # no secret
     return Backup(
@@ -84,7 +85,8 @@ def _draft(settings: Settings, database: Database, target: Store, label: str | N
         host=settings.remote_host,
         facts=facts,
         origin=Origin(
-            commit=git_commit(settings.project),
+            commit=commit,
+            branch=branch,
             where=database.where,
             project=str(settings.project),
             settings={name: getattr(settings, name) for name in recorded},
@@ -92,14 +94,17 @@ def _draft(settings: Settings, database: Database, target: Store, label: str | N
     )
 
 
-def git_commit(project: Path) -> str | None:
-    """The commit that the project folder is at, if it is in a Git repository."""
+def git_state(project: Path) -> tuple[str | None, str | None]:
+    """The commit and the branch that the project folder is at, as far as there are any."""
     try:
-        argv = ["git", "-C", str(project), "rev-parse", "--verify", "--quiet", "HEAD"]
+        argv = ["git", "-C", str(project), "rev-parse", "HEAD", "--abbrev-ref", "HEAD"]
         said = HostRunner().run(argv, warn=True, dry=False, timeout=5)
     except RepomError:
-        return None
-    return said.stdout.strip() or None
+        return None, None
+    lines = said.stdout.split()
+    if not said.ok or len(lines) != 2:  # no repository, or one without a commit
+        return None, None
+    return lines[0], lines[1] if lines[1] != "HEAD" else None
 
 
 def _dry_run(database: Database, draft: Backup) -> None:

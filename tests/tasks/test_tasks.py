@@ -33,6 +33,10 @@ KEYS = [
     "pinned",
     "verified",
     "duration_s",
+    "where",
+    "commit",
+    "branch",
+    "migration",
 ]
 
 
@@ -294,3 +298,20 @@ def test_a_failed_check_is_one_json_object_with_the_result_and_the_error(project
     assert list(told) == ["name", "verified", "problems", "error"]
     assert told["problems"] == [told["error"]["message"]]
     assert told["error"]["exit_status"] == failed.status == 6
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_backup_tells_commit_and_branch(project: Path, detached: bool) -> None:
+    def git(*args: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        argv = ["git", "-C", str(project), *who, *args]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q", "-b", "feature/pay")
+    git("commit", "-q", "--allow-empty", "-m", "one")
+    if detached:
+        git("checkout", "-q", "--detach")
+    made = json.loads(invoke(project, "db.backup", "--json").out)
+    assert made["commit"] == git("rev-parse", "HEAD")
+    assert made["branch"] == (None if detached else "feature/pay")
+    assert json.loads(invoke(project, "db.list", "--json").out) == [made]

@@ -139,7 +139,7 @@ def _failed(error: BaseException, text: str, status: int, as_json: bool) -> Exit
     :param status: the exit status of an error that has none of its own.
     """
     status = getattr(error, "exit_status", status)
-    say(" ".join(text.split()))
+    say(" ".join(text.split()), failed=True)
     if as_json:
         known = error if isinstance(error, RepomError) else RepomError(text)
         told = {
@@ -152,12 +152,16 @@ def _failed(error: BaseException, text: str, status: int, as_json: bool) -> Exit
     return Exit(code=status)
 
 
-def say(text: str) -> None:
-    """Print a line to standard error; standard output is for results."""
+def say(text: str, *, failed: bool = False) -> None:
+    """Print a line to standard error; standard output is for results.
+
+    :param failed: it says what went wrong, so it is red on a terminal with colours.
+    """
     if sys.stderr is None:  # `print` would take standard output instead
         return
     try:
-        _write(sys.stderr, printable(text))
+        text = printable(text)
+        _write(sys.stderr, f"\x1b[31m{text}\x1b[0m" if failed and line.has_colour() else text)
     except (OSError, ValueError, AttributeError):
         _silence(sys.stderr)  # a reader that has gone must not stop a backup
 

@@ -35,6 +35,14 @@ def shown(step: Step) -> Iterator[None]:
         drawing.join()  # what is printed next must find the line gone
 
 
+def has_colour() -> bool:
+    """Whether standard error is a terminal that shows colours, and the user wants them."""
+    if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
+        return False
+    console = _console()
+    return bool(console.color_system) and not (console.no_color or console.is_dumb_terminal)
+
+
 def _draw(step: Step, ended: threading.Event) -> None:
     if ended.wait(DELAY):
         return
@@ -43,15 +51,15 @@ def _draw(step: Step, ended: threading.Event) -> None:
     console = _console()
     if console.is_dumb_terminal:
         return
-    counted = [
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(compact=True),
-    ]
+    rate, elapsed = progress.TransferSpeedColumn(), progress.TimeElapsedColumn()
+    if step.expected:
+        counted = [progress.DownloadColumn(), rate, progress.TimeRemainingColumn(compact=True)]
+    else:
+        counted = [*([progress.FileSizeColumn(), rate] if step.done else []), elapsed]
     columns = [progress.TextColumn("{task.description}", markup=False), progress.BarColumn(20)]
     with progress.Progress(
         *columns,
-        *(counted if step.expected else [progress.TimeElapsedColumn()]),
+        *counted,
         console=console,
         transient=True,
         redirect_stdout=False,

@@ -114,3 +114,14 @@ def test_after_a_failure_the_line_is_gone(project: Path) -> None:
     assert "Dumping" in told
     assert "Dumping" not in told.split("\x1b[2K")[-1]
     assert "broken" in told
+
+
+@pytest.mark.parametrize(
+    ("env", "is_red"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_an_error_is_red_where_colours_are_wanted(
+    project: Path, env: dict[str, str], is_red: bool
+) -> None:
+    told = seen(project, "db.restore", "--latest", "--yes", **env)
+    assert told.startswith("\x1b[31mThere is no ") is is_red
+    assert ("\x1b" in told) is is_red

@@ -110,12 +110,12 @@ def _failures_shown(as_json: bool) -> Iterator[None]:
     except (Exit, SystemExit):
         raise
     except KeyboardInterrupt as error:
-        raise _failed(error, "Interrupted", 130, as_json) from None
+        raise _failed("Interrupted", error, 130, as_json) from None
     except BaseException as error:
         if logging.getLogger("invoke").isEnabledFor(logging.DEBUG):  # --debug, INVOKE_DEBUG
             for line in traceback.format_exception(error):
                 say(line.rstrip("\n"))
-        raise _failed(error, _explained(error), 1, as_json) from None
+        raise _failed(_explained(error), error, 1, as_json) from None
 
 
 def _explained(error: BaseException) -> str:
@@ -130,7 +130,7 @@ def _explained(error: BaseException) -> str:
     return f"Unexpected {type(error).__name__}: {error}. For details, run it again with --debug"
 
 
-def _failed(error: BaseException, text: str, status: int, as_json: bool) -> Exit:
+def _failed(text: str, error: BaseException, status: int, as_json: bool) -> Exit:
     """Print the one line of a failure, and the JSON if that was asked for; return what ends
     the task. `Exit` gets no message: Invoke would fail to print it to a closed pipe, or in an
     encoding that lacks a character.

@@ -16,6 +16,8 @@ ordinary errors swallows a signal.
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
+from typing import Any
 
 PROGRAM = "repom"
 
@@ -50,6 +52,8 @@ class RepomError(Exception):
     """
 
     exit_status = 1
+    #: What exists all the same; a task with ``--json`` prints it beside the error.
+    result: Mapping[str, Any] = {}
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -61,8 +65,12 @@ class RepomError(Exception):
 
     def told(self, program: str) -> str:
         """Message and hint for a user who started `program`."""
-        hint = self.hint.by(program) if isinstance(self.hint, Advice) else self.hint
+        hint = self.hint_for(program)
         return f"{self.message}. {hint}" if hint else self.message
+
+    def hint_for(self, program: str) -> str:
+        """The hint for a user who started `program`; may be empty."""
+        return self.hint.by(program) if isinstance(self.hint, Advice) else self.hint
 
 
 class CommandFailed(RepomError):

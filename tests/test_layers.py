@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[1]
 
 #: Room → the rooms that it may import, besides itself. Nothing imports upwards.
 BASE = {"repom.errors"}
-CONFIGURED = BASE | {"repom.settings"}
+CONFIGURED = BASE | {"repom.progress"} | {"repom.settings"}
 ROOMS = {
     "repom.errors": set(),
+    "repom.progress": set(),
     "repom.settings": BASE,
     "repom.runners": CONFIGURED,
     "repom.dbops": CONFIGURED | {"repom.runners"},
@@ -115,7 +116,7 @@ PROCESSES = {"subprocess.Popen", "subprocess.run", "subprocess.call", "os.system
 SENTENCES = {
     "only tasks/ prints and asks": (
         {"print", "input", "sys.stdout", "sys.stderr"},
-        {"repom.tasks.console"},
+        {"repom.tasks.console", "repom.tasks.line"},
     ),
     "only runners/process.py starts processes": (
         PROCESSES | {"os.fork", "os.execvp", "os.spawnv"},

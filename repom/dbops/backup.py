@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from repom import progress
 from repom.dbops.archive.archive import Archive, recognise
 from repom.dbops.store.backup import Backup, Origin
 from repom.dbops.store.store import Store
@@ -80,9 +81,12 @@ def write(
         earlier = _earlier(target, draft)
         needed = earlier[0].size if earlier else 0
         with target.writing(draft.name, needed) as file:
-            database.dump(file, draft.format, excluded)
-            done = _checked(database, draft, Path(file.name))
-            made = target.publish(file, replace(done, duration_s=since(started)))
+            expected = needed if database.backend == "postgresql" else 0  # its bytes are counted
+            with progress.phase(f"Dumping {database.name}", expected):
+                database.dump(file, draft.format, excluded)
+            with progress.phase(f"Checking {draft.name}"):
+                done = _checked(database, draft, Path(file.name))
+                made = target.publish(file, replace(done, duration_s=since(started)))
         if prune and not strange:
             retention.prune_after(target, made, earlier, settings.keep)
     return made
@@ -93,6 +97,7 @@ def _draft(settings: Settings, database: Database, target: Store, label: str | N
     facts = database.identify()
     now = datetime.now(UTC).replace(microsecond=0)
     format = "sqlite" if database.backend == "sqlite" else settings.format
+    commit, branch = git_state(settings.project)
     name = target.next_name(database.name, format, label, now)
     recorded = ("format", "via", "keep", "user", "host", "port")  # no secret
     return Backup(
@@ -108,7 +113,8 @@ def _draft(settings: Settings, database: Database, target: Store, label: str | N
         host=settings.remote_host,
         facts=facts,
         origin=Origin(
-            commit=git_commit(settings.project),
+            commit=commit,
+            branch=branch,
             where=database.where,
             project=str(settings.project),
             settings={name: getattr(settings, name) for name in recorded},
@@ -116,14 +122,17 @@ def _draft(settings: Settings, database: Database, target: Store, label: str | N
     )
 
 
-def git_commit(project: Path) -> str | None:
-    """The commit that the project folder is at, if it is in a Git repository."""
+def git_state(project: Path) -> tuple[str | None, str | None]:
+    """The commit and the branch that the project folder is at, as far as there are any."""
     try:
-        argv = ["git", "-C", str(project), "rev-parse", "--verify", "--quiet", "HEAD"]
+        argv = ["git", "-C", str(project), "rev-parse", "HEAD", "--abbrev-ref", "HEAD"]
         said = HostRunner().run(argv, warn=True, dry=False, timeout=5)
     except RepomError:
-        return None
-    return said.stdout.strip() or None
+        return None, None
+    lines = said.stdout.split()
+    if not said.ok or len(lines) != 2:  # no repository, or one without a commit
+        return None, None
+    return lines[0], lines[1] if lines[1] != "HEAD" else None
 
 
 def _dry_run(database: Database, draft: Backup) -> None:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from repom import progress
 from repom.dbops.archive.archive import Archive
 from repom.dbops.archive.hook import Hook, read_hooks
 from repom.dbops.store.backup import Backup
@@ -206,6 +207,7 @@ def _confirmed(plan: Plan) -> Plan:
 
 def _replace(plan: Plan) -> str | None:
     database, facts = plan.database, work.proven_facts(plan.backup)
+    expected = plan.archive.size if plan.archive.kind == "plain" else 0  # fed from here
     if plan.in_place:
         from repom.dbops.postgres.postgres import Postgres
 
@@ -214,13 +216,18 @@ def _replace(plan: Plan) -> str | None:
         # and a manifest beside a file from elsewhere may be forged.
         is_ours = work.is_in(plan.configured.backup_dir, plan.backup)
         trusted = is_ours and facts is not None
-        database.load_in_place(plan.archive, facts, owner=plan.owner, trusted=trusted)
+        with progress.phase(f"Loading {plan.backup.name}", expected):
+            database.load_in_place(plan.archive, facts, owner=plan.owner, trusted=trusted)
         return None
-    scratch = database.load(plan.survey, plan.archive, facts, owner=plan.owner, hooks=plan.hooks)
+    with progress.phase(f"Loading {plan.backup.name}", expected):
+        scratch = database.load(
+            plan.survey, plan.archive, facts, owner=plan.owner, hooks=plan.hooks
+        )
     if plan.settings.dry:
         return None
     try:
-        return database.swap(plan.survey, scratch, keep=plan.settings.undo_keep)
+        with progress.phase(f"Replacing {database.name}"):
+            return database.swap(plan.survey, scratch, keep=plan.settings.undo_keep)
     except BaseException:
         database.abort()
         database.discard(scratch)

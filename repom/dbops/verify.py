@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from repom import progress
 from repom.dbops.archive.archive import Archive
 from repom.dbops.store.backup import Backup, Drill
 from repom.dbops.store.lock import locked
@@ -86,7 +87,9 @@ def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str
         _warn_unread(error)
         return passed, {}
     with closing(database):
-        if _read(database, archive):
+        with progress.phase(f"Reading {source.name}"):
+            is_read = _read(database, archive)
+        if is_read:
             passed.append("archive")
         if not drill:
             return passed, {}
@@ -127,9 +130,11 @@ def _drill(
         work.check_server(settings, database, found.system_identifier)
         archive.check_unchanged()
         facts = proven_facts(source)
-        scratch = database.load(found, archive, facts, owner=False, replacing=False)
+        with progress.phase(f"Loading {source.name}"):
+            scratch = database.load(found, archive, facts, owner=False, replacing=False)
         try:
-            counted = database.rows(scratch)
+            with progress.phase(f"Counting rows of {source.name}"):
+                counted = database.rows(scratch)
             return {table: rows for table, rows in counted.items() if rows is not None}
         finally:
             database.discard(scratch)

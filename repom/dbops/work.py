@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from repom import progress
 from repom.dbops.archive.archive import Archive, recognise, stamp_of
 from repom.dbops.store.backup import Backup, Identity
 from repom.dbops.store.lock import locked
@@ -166,8 +167,9 @@ def examined(backup: Backup) -> Archive:
     :raises Refused: it changed meanwhile, or is not restored from here.
     """
     stamp = stamp_of(backup.path)
-    manifest.check(backup)
-    archive = recognise(backup.path)
+    with progress.phase(f"Checking {backup.name}"):
+        manifest.check(backup)
+        archive = recognise(backup.path)
     if archive.stamp != stamp:
         raise Refused(f"{backup.name} changed while it was read", "Run the command again")
     return archive

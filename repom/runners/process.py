@@ -19,6 +19,7 @@ from typing import IO, Any, BinaryIO
 from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
+from repom import progress
 from repom.errors import CommandFailed, Hidden, Unreachable
 
 from .runner import Stdin, Watch
@@ -130,6 +131,7 @@ class Process:
                 since += now - looked
             looked = now
             if (known := self._moved()) != moved:
+                progress.advance(known - moved)
                 moved, since = known, now
             elif now - since > STALL:
                 self._check_stall(watch)

@@ -16,10 +16,11 @@ from typing import Any, BinaryIO, TextIO
 from invoke import Exit, Task, task
 from invoke.exceptions import UnexpectedExit
 
+from repom import progress
 from repom.errors import PROGRAM, Advice, Refused, RepomError
 from repom.settings.sources import KEYS
 
-from . import signals
+from . import line, signals
 from .tables import printable
 
 log = logging.getLogger("repom")
@@ -42,7 +43,9 @@ def command(
         @functools.wraps(body)
         def run(*args: Any, **kwargs: Any) -> None:
             _open_standard_streams()
-            with _log_shown(), signals.raising(), _failures_shown():
+            as_json = bool(kwargs.get("json"))
+            seen = progress.listening(line.shown)
+            with _log_shown(), signals.raising(), _failures_shown(as_json), seen:
                 body(*args, **kwargs)
 
         return task(name=name, help=dict(help), auto_shortflags=False, positional=[])(run)  # type: ignore[no-any-return]
@@ -101,18 +104,18 @@ def _log_shown() -> Iterator[None]:
 
 
 @contextmanager
-def _failures_shown() -> Iterator[None]:
+def _failures_shown(as_json: bool) -> Iterator[None]:
     try:
         yield
     except (Exit, SystemExit):
         raise
     except KeyboardInterrupt as error:
-        raise _failed("Interrupted", getattr(error, "exit_status", 130)) from None
+        raise _failed("Interrupted", error, 130, as_json) from None
     except BaseException as error:
         if logging.getLogger("invoke").isEnabledFor(logging.DEBUG):  # --debug, INVOKE_DEBUG
             for line in traceback.format_exception(error):
                 say(line.rstrip("\n"))
-        raise _failed(_explained(error), getattr(error, "exit_status", 1)) from None
+        raise _failed(_explained(error), error, 1, as_json) from None
 
 
 def _explained(error: BaseException) -> str:
@@ -127,19 +130,38 @@ def _explained(error: BaseException) -> str:
     return f"Unexpected {type(error).__name__}: {error}. For details, run it again with --debug"
 
 
-def _failed(text: str, status: int) -> Exit:
-    """Print the one line of a failure and return what ends the task. `Exit` gets no message:
-    Invoke would fail to print it to a closed pipe, or in an encoding that lacks a character."""
-    say(" ".join(text.split()))
+def _failed(text: str, error: BaseException, status: int, as_json: bool) -> Exit:
+    """Print the one line of a failure, and the JSON if that was asked for; return what ends
+    the task. `Exit` gets no message: Invoke would fail to print it to a closed pipe, or in an
+    encoding that lacks a character.
+
+    :param text: what happened and what to do, for people.
+    :param status: the exit status of an error that has none of its own.
+    """
+    status = getattr(error, "exit_status", status)
+    say(" ".join(text.split()), failed=True)
+    if as_json:
+        known = error if isinstance(error, RepomError) else RepomError(text)
+        told = {
+            "message": " ".join(known.message.split()),
+            "hint": " ".join(known.hint_for(program()).split()),
+            "exit_status": status,
+        }
+        with suppress(OSError):  # a full disk; the line on standard error was printed
+            show({**known.result, "error": told})
     return Exit(code=status)
 
 
-def say(text: str) -> None:
-    """Print a line to standard error; standard output is for results."""
+def say(text: str, *, failed: bool = False) -> None:
+    """Print a line to standard error; standard output is for results.
+
+    :param failed: it says what went wrong, so it is red on a terminal with colours.
+    """
     if sys.stderr is None:  # `print` would take standard output instead
         return
     try:
-        _write(sys.stderr, printable(text))
+        text = printable(text)
+        _write(sys.stderr, f"\x1b[31m{text}\x1b[0m" if failed and line.has_colour() else text)
     except (OSError, ValueError, AttributeError):
         _silence(sys.stderr)  # a reader that has gone must not stop a backup
 

@@ -313,12 +313,15 @@ def verify(c: Context, backup: str | None = None, drill: bool = False, json: boo
     found = dbops.verify(backup, settings, drill=drill)
     if settings.dry and not found.problems:
         return
-    if json:
-        problems, passed = list(found.problems), list(found.verified)
-        show({"name": found.name, "verified": passed, "problems": problems})
+    problems, passed = list(found.problems), list(found.verified)
+    result = {"name": found.name, "verified": passed, "problems": problems}
     if found.problems:
-        raise Damaged(found.problems[0], found.hint)
-    if not json:
+        error = Damaged(found.problems[0], found.hint)
+        error.result = result
+        raise error
+    if json:
+        show(result)
+    else:
         restored = counted(sum(found.rows.values()), "row")
         rows = f" ({restored} in {counted(len(found.rows), 'table')})" if drill else ""
         show(f"{found.name}: {', '.join(found.verified)}{rows}")

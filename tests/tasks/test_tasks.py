@@ -35,6 +35,10 @@ KEYS = [
     "duration_s",
     "partial",
     "pulled",
+    "where",
+    "commit",
+    "branch",
+    "migration",
 ]
 
 
@@ -278,3 +282,38 @@ def test_the_demo_brings_every_row_back(project: Path) -> None:
         assert ended.status == 0, ended.err
         assert "Every row came back" in ended.err
     assert rows(project) == 2
+
+
+def test_with_json_a_failure_is_json_too(project: Path) -> None:
+    failed = invoke(project, "db.restore", "--latest", "--yes", "--json")
+    error = json.loads(failed.out)["error"]
+    assert list(error) == ["message", "hint", "exit_status"]
+    assert error["exit_status"] == failed.status == 4
+    assert failed.err.strip() == f"{error['message']}. {error['hint']}"
+
+
+def test_a_failed_check_is_one_json_object_with_the_result_and_the_error(project: Path) -> None:
+    made = json.loads(invoke(project, "db.backup", "--json").out)
+    Path(made["path"]).write_bytes(Path(made["path"]).read_bytes()[:-1] + b"?")
+    failed = invoke(project, "db.verify", "--json", "--backup", made["name"])
+    told = json.loads(failed.out)
+    assert list(told) == ["name", "verified", "problems", "error"]
+    assert told["problems"] == [told["error"]["message"]]
+    assert told["error"]["exit_status"] == failed.status == 6
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_backup_tells_commit_and_branch(project: Path, detached: bool) -> None:
+    def git(*args: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        argv = ["git", "-C", str(project), *who, *args]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q", "-b", "feature/pay")
+    git("commit", "-q", "--allow-empty", "-m", "one")
+    if detached:
+        git("checkout", "-q", "--detach")
+    made = json.loads(invoke(project, "db.backup", "--json").out)
+    assert made["commit"] == git("rev-parse", "HEAD")
+    assert made["branch"] == (None if detached else "feature/pay")
+    assert json.loads(invoke(project, "db.list", "--json").out) == [made]

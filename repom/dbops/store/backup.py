@@ -41,6 +41,7 @@ class Origin:
     """Where a backup comes from. What is not known is ``None``.
 
     :param commit: the git commit that the project folder was at.
+    :param branch: its git branch; none when no branch was checked out.
     :param where: for people: the container, the host and port, or the folder.
     :param project: the project folder.
     :param settings: those that the backup was made with; no secrets.
@@ -50,6 +51,7 @@ class Origin:
     where: str | None = None
     project: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    branch: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,12 @@ class Backup:
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` shows: times as ISO 8601 in UTC, sizes in bytes."""
+        made = {"where": self.origin.where, "commit": self.origin.commit}
+        made |= {"branch": self.origin.branch, "migration": self.facts.migration}
+        return self.recorded() | made
+
+    def recorded(self) -> dict[str, Any]:
+        """What stands at the top of a manifest, and at the beginning of ``--json``."""
         shown = {name: getattr(self, name) for name in SHOWN}
         when = self.created_at.isoformat().replace("+00:00", "Z")
         return {**shown, "path": str(self.path), "created_at": when} | {

@@ -126,9 +126,11 @@ def serialized(backup: Backup) -> bytes:
     """The manifest of a backup. `facts` holds where it comes from, too, as in version 0.1."""
     facts = asdict(backup.facts) | asdict(backup.origin)
     del facts["server_version"], facts["system_identifier"]
+    if backup.origin.branch is None:  # version 0.1 did not write it
+        del facts["branch"]
     if backup.drill:
         facts["drill"] = asdict(backup.drill)
-    content = backup.as_json() | {"host": backup.host, "facts": facts}
+    content = backup.recorded() | {"host": backup.host, "facts": facts}
     del content["path"]
     for name in ("partial", "pulled"):  # absent in most, as in version 0.1
         content = {n: value for n, value in content.items() if n != name or value}

@@ -230,7 +230,7 @@ def described(program: str, timeout: float) -> str:
     """
 
     def parse(said: Any) -> str:
-        client, server = part(said.get("Client")), part(said.get("Server"))
+        client, server = (part(part(said).get(key)) for key in ("Client", "Server"))
         context = f", context {client['Context']}" if client.get("Context") else ""
         return f"{program} {text((server or client)['Version'])}{context}"  # Podman has no server
 

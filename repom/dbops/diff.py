@@ -12,7 +12,7 @@ from repom.errors import Damaged
 from repom.settings import Settings
 
 from .verify import verify
-from .work import find_backup, open_database
+from .work import find_backup, locate, open_database
 
 log = logging.getLogger("repom")
 
@@ -48,6 +48,7 @@ def diff(settings: Settings, backup: str | Path | Backup | None = None) -> Diff:
     :param backup: a name, a path or a `Backup`; without, the newest verified one.
     :raises Damaged: the backup is not what was written.
     """
+    settings = locate(settings)
     source = find_backup(settings, backup)
     then = _rows(source, settings)
     with closing(open_database(settings, "psql")) as database:

@@ -17,11 +17,11 @@ from repom.dbops.store import retention
 from repom.dbops.store.storage import OTHER_DISK
 from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, RepomError, advice
-from repom.runners import engine, programs
-from repom.runners.choose import Choice
-from repom.runners.discover import find
+from repom.runners import choose, engine, programs
+from repom.runners.choose import START, Located
 from repom.runners.engine import EngineSilent, Trouble
 from repom.runners.host import HostRunner
+from repom.runners.runner import Runner
 from repom.settings import Settings
 from repom.settings.settings import listed
 
@@ -32,7 +32,7 @@ from .files import check_space
 log = logging.getLogger("repom")
 
 ANSWER = 5.0  # seconds for any question, to the engine or to the server
-BACKUP, START = advice("Run: {}", "db.backup"), advice("Run: {}", "postgres.start")
+BACKUP = advice("Run: {}", "db.backup")
 #: Holes that a hostile dump or server uses → first minor version without, from major 14 on.
 HOLES = {
     "CVE-2026-116314": (25, 20, 16, 12, 7),
@@ -97,9 +97,9 @@ def examine(config: Any = None) -> Report:
             mend = f"Run: chmod 600 {shlex.quote(str(dotenv))}"
             report.add("Other users of this machine can read .env", mend)
         with report.failures():
-            settings, choice = _chosen(settings, report)
+            settings = located = _located(settings, report)
             _check_writable(settings.backup_dir, report)
-            asked = _asked(settings, choice, report)
+            asked = _asked(located, report)
         _examine_store(settings, asked is not None, report)
         if asked and (survey := asked[1]):
             report.undo = survey.kept
@@ -123,80 +123,83 @@ def _heard(report: Report) -> Iterator[None]:
 # -- the server ---------------------------------------------------------------------------
 
 
-def _chosen(settings: Settings, report: Report) -> tuple[Settings, Choice | None]:
-    """Where the programs of a backup would run; nothing for SQLite.
+def _located(settings: Settings, report: Report) -> Located:
+    """The database that is meant, and where a backup's programs would run.
 
-    :raises RepomError: nowhere.
+    :raises RepomError: it cannot be used.
     """
-    if settings.backend == "sqlite":
-        return settings, None
-    server, docker, via = report.server, settings.docker, settings.via
+    server, docker = report.server, settings.docker
+    if settings.configured and settings.backend == "sqlite":
+        return choose.locate(settings)
     try:
         server["engine"] = engine.described(docker, ANSWER)
     except EngineSilent as silent:
         server["engine"] = silent.reason
         if silent.trouble is Trouble.OTHER:  # not asked again: it may hang
-            if via == "docker":
+            if settings.via == "docker" or not settings.configured:
                 raise
             report.add(silent.message, silent.hint)
             settings = replace(settings, via="host")
-    if settings.via != "host":
-        found = find(docker, settings.container, settings.compose_service, settings.project)
-        server["container"] = ", ".join(filter(None, (found.name, found.state, found.image)))
     there = [(programs.version_num("pg_dump", each), each) for _major, each in programs.installed()]
     server["host_programs"] = [f"{_dotted(number)} in {folder}" for number, folder in there]
-    choice = work.chosen(settings, "pg_dump")
-    if choice.fallback:  # which was logged without what to do
-        told = [p for p in report.problems if not p.message.startswith(choice.fallback)]
-        report.problems[:] = [*told, Problem(choice.fallback, START)]
-    where = "this host" if choice.runner.via == "host" else choice.runner.where
-    server["would_use"] = f"the programs of {where}"
-    named = f"the settings name {settings.address.where}"
-    because = choice.reason or choice.fallback or ("REPOM_VIA is host" if via == "host" else named)
-    server["because"] = because if settings.via == via else server["engine"]
-    return settings, choice
+    located = choose.locate(settings)
+    choice, found = located.choice, located.choice.container
+    if found:
+        server["container"] = ", ".join(filter(None, (found.name, found.state, found.image)))
+    server |= {"because": choice.reason or None, "rejected": list(choice.rejected) or None}
+    for warning in choice.warnings:
+        report.add(warning)
+    if choice.problem:
+        raise choice.problem
+    if found and choice.fallback:
+        server["because"] = choice.fallback
+        report.add(choice.fallback, START)
+    if located.backend == "postgresql":
+        where = found.name if found and choice.is_inside else "this host"
+        server["would_use"] = f"the programs of {where}"
+    return located
 
 
 def _dotted(number: int) -> str:
     return f"{number // 10_000}.{number % 10_000}"
 
 
-def _asked(
-    settings: Settings, choice: Choice | None, report: Report
-) -> tuple[Facts, Survey | None]:
+def _asked(located: Located, report: Report) -> tuple[Facts, Survey | None]:
     """What the database says, and what a restore would find, which a backup does without.
 
     :raises RepomError: it cannot be asked.
     """
     survey: Survey | None = None
-    if choice:
-        from repom.dbops.postgres.postgres import Postgres
-
-        with closing(Postgres(choice.runner, settings.address, fallback=choice.fallback)) as server:
-            server.client.patience = ANSWER
-            facts = server.identify()
-            _check_holes(server.client.versions.psql, choice, report)
-            with report.failures(stops=False):
-                survey = server.survey()
-    else:
+    is_sqlite = located.backend == "sqlite"
+    if is_sqlite:
         from repom.dbops.sqlite.sqlite import Sqlite
 
-        file = Sqlite(settings.sqlite_path, settings.database)
+        file = Sqlite(located.sqlite_path, located.database)
         facts, survey = file.identify(look=True), file.survey()
-    product = "PostgreSQL" if choice else "SQLite"
-    report.server |= {"version": f"{product} {facts.server_version}", "database": settings.database}
+    else:
+        from repom.dbops.postgres.postgres import Postgres
+
+        runner, fallback = located.choice.runner(located), located.choice.fallback
+        with closing(Postgres(runner, located.address, fallback=fallback)) as server:
+            server.client.patience = ANSWER
+            facts = server.identify()
+            _check_holes(server.client.versions.psql, runner, report)
+            with report.failures(stops=False):
+                survey = server.survey()
+    product = "SQLite" if is_sqlite else "PostgreSQL"
+    report.server |= {"version": f"{product} {facts.server_version}", "database": located.database}
     report.server |= {"size": facts.size, "tables": facts.tables}
     return facts, survey
 
 
-def _check_holes(psql: int, choice: Choice, report: Report) -> None:
+def _check_holes(psql: int, runner: Runner, report: Report) -> None:
     major, minor = divmod(psql, 10_000)
-    report.server["client"] = f"psql {_dotted(psql)} in {choice.runner.where}"
+    report.server["client"] = f"psql {_dotted(psql)} in {runner.where}"
     known = {cve: first[major - 14] for cve, first in HOLES.items() if 14 <= major <= 18}
     if names := [cve for cve, first in known.items() if minor < first]:
         closed = f"closed in {major}.{max(known.values())}"
         image = "Pull a newer image of the container, and recreate it from that"
-        mend = image if choice.runner.via == "docker" else programs.install_hint(major)
+        mend = image if runner.via == "docker" else programs.install_hint(major)
         what = f"psql and pg_restore {_dotted(psql)} have known holes"
         report.add(f"{what} ({', '.join(names)}), {closed}", mend)
 

@@ -55,8 +55,10 @@ def plan_pull(settings: Settings, *, remote: bool = False) -> Pull:
     :raises Refused: both are the same database, or of different kinds.
     :raises Unreachable: one of them cannot be reached.
     """
-    origin = replace(settings, address=_source_of(settings))
-    origin = replace(origin, via="host" if settings.via == "host" else "auto")
+    via = "host" if settings.via == "host" else "auto"
+    given, settings = settings, work.locate(settings, "pg_restore")
+    source_at = _source_of(settings)
+    origin = replace(given, address=source_at, configured=True, left_open=(), via=via)
     hooks = read_hooks(settings.after_load, settings.backend)
     target = open_database(settings, "pg_restore")
     assert isinstance(target, Postgres)

@@ -120,14 +120,14 @@ class Engine:
             raise failure(result.stderr or result.stdout)
         return str(result.stdout).strip()
 
-    def read(self, parse: Callable[[Any], T], *arguments: str) -> T:
+    def read(self, parse: Callable[[Any], T], *arguments: str, timeout: float = QUESTION) -> T:
         """The answer to a question, which the engine gives as JSON.
 
         :param parse: makes something of it, or raises `TypeError`, `ValueError` or
             `KeyError` for what does not come from an engine.
         :raises EngineSilent: there is no answer, or it has another shape.
         """
-        answer = self.ask(*arguments)
+        answer = self.ask(*arguments, timeout=timeout)
         try:
             return parse(json.loads(answer))
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -228,10 +228,13 @@ def described(program: str, timeout: float) -> str:
     :param timeout: seconds.
     :raises EngineSilent: it gave no answer.
     """
-    said = json.loads(Engine(program).ask("version", "--format", "{{json .}}", timeout=timeout))
-    context = (said.get("Client") or {}).get("Context")
-    version = (said.get("Server") or said["Client"])["Version"]  # Podman has a client alone
-    return f"{program} {version}{f', context {context}' if context else ''}"
+
+    def parse(said: Any) -> str:
+        client, server = (part(part(said).get(key)) for key in ("Client", "Server"))
+        context = f", context {client['Context']}" if client.get("Context") else ""
+        return f"{program} {text((server or client)['Version'])}{context}"  # Podman has no server
+
+    return Engine(program).read(parse, "version", "--format", "{{json .}}", timeout=timeout)
 
 
 def endpoint(program: str) -> str:

@@ -52,7 +52,7 @@ def _plain(value: Any) -> Any:
 def _lines(report: Report) -> Iterator[str]:
     default = [f"{n}={value}" for n, value, origin in report.settings if origin == "default"]
     given = [f"{n}={value} ({origin})" for n, value, origin in report.settings if origin[0] != "d"]
-    yield from _block("Settings", given)
+    yield from _block("Settings", given or ["none given"])
     yield from _block("  default", [" ".join(default)] if default else [])
     for head, found in (("Server", report.server), ("Store", report.store)):
         facts = [(n.replace("_", " "), v) for n, v in found.items() if v is not None]

@@ -57,7 +57,7 @@ def test_the_workflow_for_github(name: str, tmp_path: Path) -> None:
     said = {}
     steps = re.findall(r"^ {6}- run: (.+)$", workflow, re.MULTILINE)
     for step in [each for each in steps if "pip install" not in each]:
-        step = step.replace("${{ job.services.postgres.id }}", name)
+        step = step.replace("${{ job.services.postgres.id }}", id)
         env |= dict(line.split("=", 1) for line in variables.read_text().splitlines())
         done = subprocess.run(
             ["bash", "-e", "-c", step],

@@ -97,7 +97,8 @@ def choose(settings: Settings, found: Found) -> Choice:
     inside = settings.via != "host"
     if inside and (named := found.named):  # 1
         return _named(settings, named)
-    ours = [c for c in found.composed if c.is_postgres] + list(found.own)
+    composed = [c for c in found.composed if c.is_postgres]
+    ours = sorted([*composed, *found.own], key=lambda c: not c.running)
     if inside and address.host and not address.is_local:  # 2
         called = [c for c in (*ours, *found.composed) if address.host in c.names]
         if called:
@@ -110,8 +111,7 @@ def choose(settings: Settings, found: Found) -> Choice:
         near = [c for c in ours if c.publishes(wanted)]
         far = [c for c in found.others if c.is_postgres and c.running and c.publishes(wanted)]
         if near or far:  # 4
-            return _used(settings, 4, sorted([*near, *far], key=lambda c: not c.running)[0])
-    composed = [c for c in found.composed if c.is_postgres]
+            return _used(settings, 4, (near or far)[0])
     if inside and not settings.has_place and composed:  # 5
         made = [c for c in composed if c.id] or composed
         if len(made) > 1:

@@ -44,7 +44,7 @@ def choose(settings: Settings, found: Container | None) -> Choice:
     :raises RepomError: with `via=docker`, when the container cannot be used.
     :raises Refused: the container belongs to another project.
     """
-    on_host = HostRunner(echo=settings.echo, dry=settings.dry)
+    on_host = HostRunner(echo=settings.echo, dry=settings.dry, engine=settings.docker)
     if settings.via == "host":
         return Choice(on_host)
     address = settings.address

@@ -14,8 +14,9 @@ from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
 from repom.errors import Hidden, Unreachable, advice
-from repom.runners import programs
+from repom.runners import oneshot, programs
 from repom.runners.host import HostRunner
+from repom.runners.oneshot import OneShotRunner
 from repom.runners.runner import Runner, Stdin, Watch
 from repom.settings.address import Address
 
@@ -269,7 +270,10 @@ class Client:
         if not isinstance(self.runner, HostRunner) or self.runner.folder:
             return
         try:
-            self.runner = replace(self.runner, folder=programs.newest())
+            try:
+                self.runner = replace(self.runner, folder=programs.newest())
+            except Unreachable as lacking:
+                self.runner = oneshot.instead(self.runner, self.login, lacking)
         except Unreachable as error:
             if not self.fallback:
                 raise
@@ -279,11 +283,16 @@ class Client:
             ) from None
 
     def _fit(self, psql: int, server: int) -> None:
-        if isinstance(self.runner, HostRunner):
-            fitting = programs.fitting(server // 10_000)
-            if fitting != self.runner.folder:
-                psql = programs.version_num("psql", fitting)
-                self.runner = replace(self.runner, folder=fitting)
+        asked = self.runner
+        if isinstance(asked, HostRunner | OneShotRunner):
+            try:
+                folder = programs.fitting(server // 10_000)
+                self.runner = (
+                    replace(asked, folder=folder) if isinstance(asked, HostRunner) else asked
+                )
+            except Unreachable as lacking:
+                self.runner = oneshot.instead(asked, self.login, lacking, server // 10_000)
+            psql = psql if self.runner == asked else programs.version_of("psql", self.runner)
         self._versions = Versions(psql, server)
 
     def _retried(self, attempt: Callable[[Mapping[str, str]], T], options: str = "") -> T:

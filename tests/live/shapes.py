@@ -18,7 +18,7 @@ SECOND = "tcp://127.0.0.1:23750"  # the daemon that `.ci/engine` starts besides
 POSTGRES = "{image: 'postgres:18', command: -c fsync=off, tmpfs: /var/lib/postgresql"
 LOGIN = "environment: {POSTGRES_USER: shop, POSTGRES_PASSWORD: pw, POSTGRES_DB: shop}"
 DB = f"{POSTGRES}, {LOGIN}}}"
-PUBLISHED = f"{POSTGRES}, {LOGIN}, ports: ['127.0.0.1:PORT:5432']}}"
+PUBLISHED = f"{POSTGRES}, {LOGIN}, ports: ['127.0.0.1:HOSTSIDE:5432']}}"
 
 #: Like Bitnami's: other variables, data elsewhere, nothing declared but the port, and local
 #: connections that want the password.

@@ -32,7 +32,7 @@ from tests.live.shapes import (
     write,
 )
 
-URL = "DATABASE_URL=postgresql://shop:pw@localhost:PORT/shop\n"
+URL = "DATABASE_URL=postgresql://shop:pw@localhost:HOSTSIDE/shop\n"
 TASKS = "from repom.tasks import ns\n"
 OURS = "of this folder's Compose project"
 
@@ -62,7 +62,7 @@ def compose(folder: Path, *arguments: str, check: bool = True) -> str:
 class Shape:
     """A project as someone wrote it.
 
-    :param files: by their paths; NAME, PORT and an image's word are replaced.
+    :param files: by their paths; PREFIX, HOSTSIDE and an image's word are replaced.
     :param container: that of the database.
     :param reason: a part of the line that says why it is used.
     :param up: what Compose is told.
@@ -70,7 +70,7 @@ class Shape:
     """
 
     files: dict[str, str]
-    container: str = "NAME-db-1"
+    container: str = "PREFIX-db-1"
     reason: str = f"service db {OURS}"
     up: tuple[str, ...] = ("up", "-d")
     inside: str = "."
@@ -97,17 +97,17 @@ SHAPES = {
             ),
             "manage.py": "",
         },
-        "NAME-postgres-1",
+        "PREFIX-postgres-1",
         f"service postgres {OURS}",
         ("-f", "FOLDER/docker-compose.local.yml", "up", "-d"),
         login={"user": "debug", "database": "blog"},
     ),
     "the service's name in the URL, and container_name": Shape(
         {
-            "compose.yaml": f"services:\n  db: {DB[:-1]}, container_name: NAME-database}}\n",
+            "compose.yaml": f"services:\n  db: {DB[:-1]}, container_name: PREFIX-database}}\n",
             ".env": "DATABASE_URL=postgres://shop:pw@db:5432/shop\n",
         },
-        "NAME-database",
+        "PREFIX-database",
     ),
     "a vendor's image with other variables": Shape(
         {
@@ -120,24 +120,24 @@ SHAPES = {
     "another image name, and a project name in the file": Shape(
         {
             "compose.yaml": (
-                f"name: NAME-gis\nservices:\n  db: {DB}\n".replace("postgres:18", "POSTGIS")
+                f"name: PREFIX-gis\nservices:\n  db: {DB}\n".replace("postgres:18", "POSTGIS")
             )
         },
-        "NAME-gis-db-1",
+        "PREFIX-gis-db-1",
     ),
     "COMPOSE_PROJECT_NAME": Shape(
         {
             "compose.yaml": f"services:\n  db: {DB}\n",
-            ".env": "COMPOSE_PROJECT_NAME=NAME-named\n",
+            ".env": "COMPOSE_PROJECT_NAME=PREFIX-named\n",
         },
-        "NAME-named-db-1",
+        "PREFIX-named-db-1",
     ),
     "a development container": Shape(
         {".devcontainer/docker-compose.yml": f"services:\n  db: {DB}\n", ".git/HEAD": ""},
-        "NAME_devcontainer-db-1",
+        "PREFIX_devcontainer-db-1",
         "service db",
         (
-            *("-p", "NAME_devcontainer", "--project-directory", "FOLDER/.devcontainer"),
+            *("-p", "PREFIX_devcontainer", "--project-directory", "FOLDER/.devcontainer"),
             *("-f", "FOLDER/.devcontainer/docker-compose.yml", "up", "-d"),
         ),
     ),
@@ -157,11 +157,11 @@ def test_a_round_trip_with_no_setting(
     shape: Shape, name: str, images: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / name
-    values = {**images, "NAME": name, "PORT": str(free_port()), "FOLDER": str(folder)}
+    values = {**images, "PREFIX": name, "HOSTSIDE": str(free_port()), "FOLDER": str(folder)}
     write(folder, {**shape.files, f"{shape.inside}/tasks.py": TASKS}, **values)
-    up = [each.replace("NAME", name).replace("FOLDER", str(folder)) for each in shape.up]
+    up = [each.replace("PREFIX", name).replace("FOLDER", str(folder)) for each in shape.up]
     compose(folder, *up)
-    container = shape.container.replace("NAME", name)
+    container = shape.container.replace("PREFIX", name)
 
     round_trip(folder / shape.inside, Database(container, **shape.login), container, shape.reason)  # type: ignore[arg-type]
 
@@ -233,8 +233,12 @@ def test_another_folders_container_is_read_and_never_changed(
 ) -> None:
     port = str(free_port())
     theirs, ours = tmp_path / f"{name}-b", tmp_path / "app"
-    write(theirs, {"compose.yaml": f"services:\n  db: {PUBLISHED}\n", "tasks.py": TASKS}, PORT=port)
-    write(ours, {".env": URL, "tasks.py": TASKS}, PORT=port)
+    write(
+        theirs,
+        {"compose.yaml": f"services:\n  db: {PUBLISHED}\n", "tasks.py": TASKS},
+        HOSTSIDE=port,
+    )
+    write(ours, {".env": URL, "tasks.py": TASKS}, HOSTSIDE=port)
     compose(theirs, "up", "-d")
     database = Database(f"{name}-b-db-1")
     database.wait()
@@ -257,7 +261,7 @@ def test_a_stopped_container_is_not_replaced_by_a_neighbours_on_its_port(
     a, b = tmp_path / f"{name}-a", tmp_path / f"{name}-b"
     files = {"compose.yaml": f"services:\n  db: {PUBLISHED}\n", ".env": URL, "tasks.py": TASKS}
     for folder in (a, b):
-        write(folder, files, PORT=port)
+        write(folder, files, HOSTSIDE=port)
     compose(a, "up", "-d")
     round_trip(a, Database(f"{name}-a-db-1"), OURS)
     compose(a, "stop", "-t", "0")
@@ -281,7 +285,7 @@ def test_podman(name: str, project: Path) -> None:
     requires.need(there, "Podman with the image postgres:18 (.ci/engine)")
     env = {"REPOM_DOCKER": "podman"}
     port = str(free_port())
-    write(project, {".env": URL}, PORT=port)
+    write(project, {".env": URL}, HOSTSIDE=port)
     try:
         started(name, "-p", f"127.0.0.1:{port}:5432", program="podman")
         round_trip(project, Database(name, engine=("podman",), env=env), name)
@@ -308,7 +312,7 @@ def second(name: str) -> Iterator[str]:
 
 def test_docker_host_and_a_context(second: str, project: Path) -> None:
     port = str(free_port())
-    write(project, {".env": URL}, PORT=port)
+    write(project, {".env": URL}, HOSTSIDE=port)
     program = ("docker", "-H", SECOND)
     login = ("-e", "POSTGRES_USER=shop", "-e", "POSTGRES_PASSWORD=pw", "-e", "POSTGRES_DB=shop")
     publish = ("--tmpfs", "/var/lib/postgresql", "-p", f"127.0.0.1:{port}:5432")

@@ -37,7 +37,8 @@ def backup(
     :returns: the backup; in a dry run one that was not written, with size 0.
     :raises RepomError: nothing was written, and nothing was deleted.
     """
-    settings = Settings.of(settings).having(format=format, via=via, keep=keep)
+    given = Settings.of(settings).having(format=format, via=via, keep=keep)
+    settings = work.locate(given, "pg_dump")
     Store.check_label(label)
     started = time.monotonic()
     database, target = open_database(settings, "pg_dump"), Store(settings.backup_dir)

@@ -112,6 +112,7 @@ def plan_restore(
     :raises Damaged: it is not what was written.
     :raises Refused: it belongs to another kind of database, or the wrong server answers.
     """
+    settings = work.locate(settings, "pg_restore")
     source = work.find_backup(settings, backup)
     in_place = in_place and settings.backend != "sqlite"  # where every restore is
     archive = work.examined(source)

@@ -45,6 +45,7 @@ def undo(settings: Source = None, *, remote: bool = False) -> Restored:
 
 def plan_undo(settings: Settings, *, remote: bool = False) -> Undo:
     """What an undo would put back, without touching anything; raises as `undo`."""
+    settings = work.locate(settings)
     database = open_database(settings, "psql")
     with work.closed_on_failure(database):
         engine = work.engine_of(settings, database, remote)

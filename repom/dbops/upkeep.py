@@ -52,7 +52,8 @@ def prune(
     :raises Refused: others would be deleted than were confirmed, or a fallback reached
         another server.
     """
-    settings = Settings.of(settings).having(keep=keep)
+    settings = work.locate(Settings.of(settings).having(keep=keep))
+    work.check_writable(settings)
     days = whole_number("--days", days)
     target, folder = Store(settings.backup_dir), settings.backup_dir
     system = _known_system(settings)
@@ -108,7 +109,7 @@ def pin(backup: str | Path | Backup, settings: Source = None, *, off: bool = Fal
     :raises NotFound: there is no such backup.
     :raises Refused: it is not verified.
     """
-    settings = Settings.of(settings)
+    settings = work.locate(Settings.of(settings))
     source = find_backup(settings, backup)
     if not source.is_verified:
         raise Refused(f"{source.name} is not a verified backup, so prune never deletes it")

@@ -14,6 +14,7 @@ from repom.dbops.store.lock import locked
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import Damaged, Refused, RepomError, Unreachable
+from repom.runners.choose import Choice, Located
 from repom.settings import Settings, Source
 from repom.settings.address import Address
 
@@ -56,7 +57,7 @@ def verify(
 
     :param backup: a name, a path or a `Backup`; without, the newest proven one.
     """
-    settings = Settings.of(settings)
+    settings = work.locate(Settings.of(settings))
     source = find_backup(settings, backup)
     started = time.monotonic()
     try:
@@ -68,7 +69,7 @@ def verify(
     return Verified(source.name, tuple(passed), (), rows)
 
 
-def _examined(settings: Settings, source: Backup, drill: bool) -> tuple[list[str], dict[str, int]]:
+def _examined(settings: Located, source: Backup, drill: bool) -> tuple[list[str], dict[str, int]]:
     """The checks that a backup passes, and the rows that a drill restored."""
     archive = work.examined(source)
     passed = ["complete", "sha256"] if source.sha256 else []
@@ -107,10 +108,10 @@ def _warn_unread(error: RepomError) -> None:
     log.warning("The archive could not be checked to its end: %s", error.message)
 
 
-def _for_backend(settings: Settings, archive: Archive) -> Settings:
+def _for_backend(settings: Located, archive: Archive) -> Located:
     """A backup of SQLite is read by SQLite, whatever the project's database is."""
     if archive.backend == "sqlite" and settings.backend != "sqlite":
-        return replace(settings, address=Address(), sqlite="unused.sqlite3")
+        return replace(settings, address=Address(), sqlite="unused.sqlite3", choice=Choice())
     if archive.backend != settings.backend:
         raise Refused(
             f"{archive.path.name} is a backup of PostgreSQL, and the database is SQLite",
@@ -122,6 +123,7 @@ def _for_backend(settings: Settings, archive: Archive) -> Settings:
 def _drill(
     settings: Settings, database: Database, source: Backup, archive: Archive
 ) -> dict[str, int]:
+    work.check_writable(settings)
     with work.on(settings, database, "drill", *work.names_in(source)):
         found = database.survey()
         work.check_server(settings, database, found.system_identifier)

@@ -16,9 +16,8 @@ from repom.dbops.store.lock import locked
 from repom.dbops.store.storage import ReadOnlyStore
 from repom.dbops.store.store import Store
 from repom.errors import Refused, RepomError, Unreachable, advice
-from repom.runners import engine
-from repom.runners.choose import Choice, choose
-from repom.runners.discover import find
+from repom.runners import choose, engine
+from repom.runners.choose import Located
 from repom.settings import Settings
 
 from .database import Database, Facts, Survey
@@ -30,35 +29,51 @@ log = logging.getLogger("repom")
 GROWTH, FACTOR = 10_000_000, 2
 
 
-def open_database(settings: Settings, tool: str) -> Database:
-    """The configured database, with the place where its programs run decided.
+def locate(settings: Settings, tool: str = "psql") -> Located:
+    """Find out which database the settings mean, and say so, once for a whole task: what is
+    returned is passed on as settings.
 
     :param tool: the program that is about to run, for the message of a fallback.
     """
-    # Each kind takes some 20 ms to import, and a task needs one of them.
-    if settings.backend == "sqlite":
-        from repom.dbops.sqlite.sqlite import Sqlite
-
-        return Sqlite(settings.sqlite_path, settings.database)
-    from repom.dbops.postgres.postgres import Postgres
-
-    choice = chosen(settings, tool)
-    return Postgres(choice.runner, settings.address, jobs=settings.jobs, fallback=choice.fallback)
-
-
-def chosen(settings: Settings, tool: str) -> Choice:
-    """Look for the container that the settings name, decide, and say what was decided."""
-    name, service = settings.container, settings.compose_service
-    is_near = settings.via != "host" and settings.address.is_near(service or name)
-    found = find(settings.docker, name, service, settings.project) if is_near else None
-    choice = choose(settings, found)
-    if choice.reason:
-        log.info("%s", choice.reason)
-    if choice.fallback:
+    if isinstance(settings, Located):
+        return settings
+    located = choose.locate(settings)
+    choice = located.choice
+    if choice.fallback and choice.container:
         log.warning("%s, using host %s", choice.fallback, tool)
+    elif choice.reason and not choice.problem:
+        log.info("%s", choice.reason)
     for warning in choice.warnings:
         log.warning("%s", warning)
-    return choice
+    return located
+
+
+def open_database(settings: Settings, tool: str) -> Database:
+    """The database that the settings mean.
+
+    :param tool: see `locate`, which is done here for settings that it did not see.
+    :raises RepomError: it cannot be used, for the reason that the choice gives.
+    """
+    located = locate(settings, tool)
+    choice = located.choice
+    if choice.problem:
+        raise choice.problem
+    # Each kind takes some 20 ms to import, and a task needs one of them.
+    if located.backend == "sqlite":
+        from repom.dbops.sqlite.sqlite import Sqlite
+
+        return Sqlite(located.sqlite_path, located.database)
+    from repom.dbops.postgres.postgres import Postgres
+
+    runner, address = choice.runner(located), located.address
+    return Postgres(runner, address, jobs=located.jobs, fallback=choice.fallback)
+
+
+def check_writable(settings: Settings) -> None:
+    """:raises Refused: the database was found in another project's container."""
+    refusal = locate(settings).choice.refusal
+    if refusal:
+        raise Refused(refusal, "To use it all the same, set REPOM_CONTAINER to its name")
 
 
 def identity(settings: Settings) -> Identity:
@@ -71,8 +86,9 @@ def engine_of(settings: Settings, database: Database, remote: bool) -> str:
 
     :param remote: whether a database on another machine is allowed, be it reached by its
         own host or by the engine's.
-    :raises Refused: it is on another machine, and that was not allowed.
+    :raises Refused: it is on another machine, and that was not allowed; or another project's.
     """
+    check_writable(settings)
     endpoint = engine.endpoint(settings.docker) if database.via == "docker" else ""
     remote_engine = endpoint if engine.is_remote(endpoint) else None
     elsewhere = settings.remote_from(database.via) or remote_engine
@@ -266,6 +282,7 @@ def find_backup(settings: Settings, backup: str | Path | Backup | None = None) -
     """
     if isinstance(backup, Backup):
         return backup
+    settings = locate(settings)
     target = Store(settings.backup_dir)
     if backup is not None:
         return target.find(str(backup), identity(settings))

@@ -1,18 +1,33 @@
-"""The project's container: found by its name or by its Compose service."""
+"""What there is: containers, the project's Compose services, SQLite files. It is asked for
+once, and decides nothing."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repom.errors import Refused, SettingsError
+from repom.settings import Settings
 from repom.settings.address import PORT, Address
+from repom.settings.settings import MARKERS
 
-from .engine import Engine, EngineSilent, Trouble, compose_argv, part, text, texts, variables
+from .engine import (
+    Engine,
+    EngineSilent,
+    Trouble,
+    compose_argv,
+    endpoint,
+    is_remote,
+    part,
+    text,
+    texts,
+    variables,
+)
 
 #: Label with the project folder on every container that `postgres.start` makes.
 PROJECT_LABEL = "repom.project"
@@ -34,6 +49,10 @@ class Container:
     :param note: why a similar container is not this one, for people.
     :param mounts: folder in the container → volume, or folder of the host.
     :param environment: may hold a password.
+    :param aliases: what other containers of its networks call it.
+    :param exposes: whether its image says that a program in it listens on 5432/tcp.
+    :param program: what it runs, for people.
+    :param is_postgres: whether it is a server of PostgreSQL, where that was asked.
     """
 
     name: str
@@ -47,6 +66,10 @@ class Container:
     hostname: str = ""
     mounts: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    aliases: tuple[str, ...] = field(default=(), compare=False)
+    exposes: bool = field(default=False, compare=False)
+    program: str = field(default="", compare=False)
+    is_postgres: bool = field(default=False, compare=False)
 
     @property
     def running(self) -> bool:
@@ -62,6 +85,16 @@ class Container:
         """The volume's name, or the folder of this host, with its data; empty when it
         is in the container itself."""
         return self.mounts.get(data_mount(self.environment, self.mounts), "")
+
+    @property
+    def service(self) -> str:
+        """The Compose service that it is; empty for none."""
+        return self.labels.get(f"{COMPOSE}service", "")
+
+    @property
+    def names(self) -> set[str]:
+        """By what a URL of its Compose project calls it."""
+        return {self.name, self.hostname, self.service, *self.aliases} - {""}
 
     @property
     def compose_project(self) -> str:
@@ -95,8 +128,10 @@ def find(docker: str, name: str, service: str | None, project: Path) -> Containe
     try:
         if service:
             return _of_service(engine, service, shown, project)
-        # An engine also takes the beginning of an id for a name.
-        named = [c for c in engine.inspect("container", [name], _parse) if c.name == name]
+        # An engine also takes the beginning of an id for a name; a short one names nothing.
+        is_id = re.fullmatch("[0-9a-f]{12,64}", name)
+        made = engine.inspect("container", [name], _parse)
+        named = [c for c in made if c.name == name or (is_id and c.id.startswith(name))]
         return named[0] if named else Container(name, "absent", trouble=Trouble.ABSENT)
     except EngineSilent as silent:
         return Container(shown, silent.reason, trouble=silent.trouble)
@@ -105,6 +140,8 @@ def find(docker: str, name: str, service: str | None, project: Path) -> Containe
 def _parse(item: Mapping[str, Any]) -> Container:
     config, mounts = part(item.get("Config")), [part(m) for m in item.get("Mounts") or ()]
     environment = variables(config)
+    networks = part(part(item.get("NetworkSettings")).get("Networks")).values()
+    words = [config.get("Entrypoint") or (), config.get("Cmd") or ()]
     return Container(
         text(item["Name"]).lstrip("/"),
         text(part(item["State"])["Status"]),
@@ -117,6 +154,9 @@ def _parse(item: Mapping[str, Any]) -> Container:
             text(m["Destination"]): str(m.get("Name") or m.get("Source") or "") for m in mounts
         },
         environment=environment,
+        aliases=tuple(text(a) for net in networks for a in part(net).get("Aliases") or ()),
+        exposes=f"{PORT}/tcp" in part(config.get("ExposedPorts")),
+        program=" ".join(" ".join(each) if isinstance(each, list) else str(each) for each in words),
     )
 
 
@@ -142,14 +182,64 @@ def _bindings(item: Mapping[str, Any], told: str) -> tuple[Binding, ...]:
 
 
 @dataclass(frozen=True)
-class Compose:
-    """A project as Compose reads its file.
+class Service:
+    """A service as the Compose file describes it.
 
-    :param services: of each service the environment that the file gives it.
+    :param names: by what the project's other containers call it.
     """
 
+    environment: Mapping[str, str]
+    image: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Compose:
+    """A project as Compose reads its file."""
+
     name: str
-    services: Mapping[str, Mapping[str, str]]
+    services: Mapping[str, Service]
+
+
+#: Files that Compose reads without being told.
+DEFAULT_FILES = {f"{n}.{e}" for n in ("compose", "docker-compose") for e in ("yaml", "yml")}
+
+
+def compose_files(folder: Path) -> list[str]:
+    try:
+        return sorted(p.name for p in folder.glob("*compose*.y*ml") if p.is_file())
+    except OSError:  # a folder that this user may not look into
+        return []
+
+
+def compose_folder(project: Path) -> Path | None:
+    """The folder of the Compose file that belongs to the project folder: the nearest one up
+    to the top of its repository, else that of a development container."""
+    above = [project, *project.parents]
+    top = next((n for n, folder in enumerate(above) if (folder / ".git").exists()), 0)
+    inside = [folder / ".devcontainer" for folder in above[: top + 1]]
+    return next((f for f in [*above[: top + 1], *inside] if compose_files(f)), None)
+
+
+def compose_flags(project: Path) -> list[str]:
+    """What makes Compose read the project's file; it is not told where several could be
+    meant, since its own settings may say which."""
+    files = compose_files(compose_folder(project) or project)
+    is_clear = len(files) == 1 and not DEFAULT_FILES & set(files)
+    return ["--file", str((compose_folder(project) or project) / files[0])] if is_clear else []
+
+
+def in_compose(project: Path, *arguments: str, made: Container | None = None) -> list[str]:
+    """The arguments of a Compose command for the project folder.
+
+    :param made: a container whose labels say with which files and project name it was made.
+    """
+    folder, flags = compose_folder(project) or project, compose_flags(project)
+    files = made.labels.get(f"{COMPOSE}project.config_files", "") if made else ""
+    if made and files and made.compose_project:
+        flags = [f for each in files.split(",") for f in ("--file", str(folder / each))]
+        flags = ["--project-name", made.compose_project, *flags]
+    return compose_argv(folder, *flags, *arguments)
 
 
 def read_compose(engine: Engine, project: Path, *flags: str) -> Compose:
@@ -160,13 +250,19 @@ def read_compose(engine: Engine, project: Path, *flags: str) -> Compose:
 
     def parse(said: Any) -> Compose:
         services = part(part(said).get("services")).items()
-        return Compose(text(said["name"]), {name: given(part(each)) for name, each in services})
+        return Compose(text(said["name"]), {n: _service(n, part(each)) for n, each in services})
 
-    def given(service: Mapping[str, Any]) -> dict[str, str]:
-        values = part(service.get("environment")).items()
-        return {name: "" if value is None else str(value) for name, value in values}
+    return engine.read(parse, *in_compose(project, *flags, "config", "--format", "json"))
 
-    return engine.read(parse, *compose_argv(project, *flags, "config", "--format", "json"))
+
+def _service(name: str, said: Mapping[str, Any]) -> Service:
+    values = part(said.get("environment")).items()
+    networks = said.get("networks")
+    named = networks.values() if isinstance(networks, dict) else ()
+    aliases = [str(a) for net in named for a in part(net).get("aliases") or ()]
+    own = [str(said.get(key) or "") for key in ("container_name", "hostname")]
+    environment = {key: "" if value is None else str(value) for key, value in values}
+    return Service(environment, str(said.get("image") or ""), (name, *own, *aliases))
 
 
 def _of_service(engine: Engine, service: str, shown: str, project: Path) -> Container:
@@ -214,6 +310,202 @@ def _elsewhere(service: str, here: Sequence[Container], made: Sequence[Container
     )
 
 
+# -- everything that there is ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is for a project, as far as its settings leave anything to look for.
+
+    :param named: what is called as the settings say, be it only a state.
+    :param composed: the containers of this folder's Compose project, and for each of its
+        services that has none one that is ``absent``.
+    :param own: what `postgres.start` made for this folder.
+    :param others: other containers; they matter by the port that they publish.
+    :param files: SQLite files, as paths in the project folder.
+    :param has_compose: whether the folder has a Compose file.
+    :param is_elsewhere: whether the engine is on another machine, with ports of its own.
+    :param silent: why the engine gave no answer, or Compose none on a project that has no
+        container yet.
+    """
+
+    named: Container | None = None
+    composed: tuple[Container, ...] = ()
+    own: tuple[Container, ...] = ()
+    others: tuple[Container, ...] = ()
+    files: tuple[str, ...] = ()
+    has_compose: bool = False
+    is_elsewhere: bool = False
+    silent: EngineSilent | None = None
+
+
+def look(settings: Settings, *, always: bool = False) -> Found:
+    """Look for what the settings could mean. An engine that is not needed is not asked.
+
+    :param always: ask also where nothing says that the project has a server.
+    :raises SettingsError: the Compose service that a setting names is not clear.
+    """
+    project, address = settings.project, settings.address
+    if settings.configured and settings.backend == "sqlite" and not always:
+        return Found()
+    files = () if settings.configured or settings.is_named else sqlite_files(settings)
+    if settings.via == "host" and not always:
+        return Found(files=files)
+    if settings.is_named:
+        name, service = settings.container, settings.compose_service
+        return Found(find(settings.docker, name, service, project), files=files)
+    has_compose = compose_folder(project) is not None
+    if not (always or has_compose or (settings.configured and address.is_local)):
+        return Found(files=files)
+    engine, port = Engine(settings.docker), address.port or PORT
+    try:
+        made = _made(engine, project, port if settings.has_place else None)
+        own = tuple(c for c in made if is_labelled(c.labels, project))
+        composed, unread = _composed(engine, project, made) if has_compose else ((), None)
+        others = tuple(c for c in made if c not in (*composed, *own) and c.bindings)
+        at = (
+            endpoint(settings.docker)
+            if settings.has_place and any(c.bindings for c in made)
+            else ""
+        )
+        known = [tuple(_judged(engine, c) for c in group) for group in (composed, others)]
+    except EngineSilent as silent:
+        return Found(files=files, has_compose=has_compose, silent=silent)
+    return Found(None, known[0], own, known[1], files, has_compose, is_remote(at), unread)
+
+
+#: Of each container what says whether it has to be looked at.
+LISTED = "[{{json .ID}},{{json .Labels}},{{json .Ports}},{{json .Networks}}]"
+
+
+def _made(engine: Engine, project: Path, port: int | None) -> list[Container]:
+    """The containers of this folder, and those that may publish the port."""
+    folders = (project, compose_folder(project) or project)
+
+    def parse(said: str) -> bool:
+        _id, labels, ports, networks = json.loads(said)
+        shown = (
+            labels if isinstance(labels, str) else "".join(f"{k}={v}," for k, v in labels.items())
+        )
+        pattern = rf"(?:{COMPOSE}project\.working_dir|{PROJECT_LABEL})=(.*?)(?:,(?:com|io|org|repom)\.|,?$)"
+        if any(is_same(found, each) for found in re.findall(pattern, shown) for each in folders):
+            return True
+        ranges = re.findall(r":(\d+)(?:-(\d+))?->", str(ports))
+        is_near = any(int(a) <= port <= int(b or a) for a, b in ranges) if port else False
+        return is_near or (port is not None and "host" in str(networks))
+
+    for _attempt in range(3):  # another container may end between the two questions
+        lines = engine.ask("ps", "--all", "--no-trunc", "--format", LISTED).splitlines()
+        try:
+            ids = [text(json.loads(line)[0]) for line in lines if parse(line)]
+        except (ValueError, TypeError, AttributeError):
+            raise EngineSilent(
+                Trouble.OTHER, f"unexpected output from {engine.program} ps"
+            ) from None
+        if not ids:
+            return []
+        if made := engine.inspect("container", ids, _parse):
+            return made
+    return []
+
+
+def _composed(
+    engine: Engine, project: Path, made: Sequence[Container]
+) -> tuple[tuple[Container, ...], EngineSilent | None]:
+    """The containers of this folder's project and its services without one; or, where there
+    are none to show it, why Compose does not say which it has."""
+    here = [c for c in made if is_composed(c, project)]
+    try:
+        compose = read_compose(engine, project)
+    except EngineSilent as silent:
+        return tuple(here), None if here else silent
+    folder = str(compose_folder(project))
+    # Two Compose projects may share a folder (`-p`), and editors give that of a development
+    # container a name that only they know.
+    if not folder.endswith(".devcontainer"):
+        here = [c for c in here if c.compose_project == compose.name]
+    ended = [
+        c for c in here if not c.running and any(o.running for o in here if o.service == c.service)
+    ]
+    known = {c.service for c in here}
+    absent = [
+        Container(
+            f"of the Compose service {name}",
+            "absent",
+            labels={f"{COMPOSE}service": name, f"{COMPOSE}project.working_dir": folder},
+            trouble=Trouble.ABSENT,
+            image=service.image,
+            environment=service.environment,
+            aliases=service.names,
+        )
+        for name, service in compose.services.items()
+        if name not in known
+    ]
+    return (*(c for c in here if c not in ended), *absent), None
+
+
+def _judged(engine: Engine, found: Container) -> Container:
+    """The same, with the answer to whether it is a server of PostgreSQL. Variables that a
+    user gave it prove nothing: web services load those of the database, too."""
+    return replace(found, is_postgres=_is_postgres(engine, found))
+
+
+def _is_postgres(engine: Engine, found: Container) -> bool:
+    if found.id and "PGDATA" not in found.environment and not found.exposes:
+        return False
+    if found.running and found.exposes and "PGDATA" not in found.environment:
+        look = "command -v postgres || ls /opt/*/postgres*/bin/postgres"  # Bitnami's
+        try:
+            return bool(engine.ask("exec", found.id, "sh", "-c", look).strip())
+        except EngineSilent:
+            return False
+    if found.id and found.exposes and "PGDATA" in found.environment:
+        return True
+    images = engine.inspect("image", [found.image], _declares) if found.image else []
+    if any(images):
+        return True
+    looks_like = re.search("postg", f"{found.image} {found.program}".lower())
+    poolers = re.search("bouncer|pgpool|pgadmin|rest|exporter|backup", found.image.lower())
+    return bool(looks_like and not poolers) and (found.exposes or not images)
+
+
+def _declares(item: Mapping[str, Any]) -> bool:
+    return "PGDATA" in variables(part(item.get("Config")))
+
+
+# -- SQLite files -------------------------------------------------------------------------
+
+
+def sqlite_files(settings: Settings) -> tuple[str, ...]:
+    """SQLite files of the project folder and the folders in it, by their first bytes."""
+    found = (path for path in _paths(settings) if _is_sqlite(path))
+    return tuple(sorted(path.relative_to(settings.project).as_posix() for path in found))
+
+
+def _paths(settings: Settings) -> Iterator[Path]:
+    for path in _entries(settings.project):
+        is_other = path.name.startswith(".") or path == settings.backup_dir
+        is_other = is_other or any((path / each).exists() for each in (*MARKERS, "pyvenv.cfg"))
+        yield from [path] if path.is_file() else () if is_other else _entries(path)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # a file, or a folder that this user may not look into
+        return []
+
+
+def _is_sqlite(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return False
+
+
 # -- whose it is --------------------------------------------------------------------------
 
 
@@ -221,7 +513,7 @@ def is_composed(found: Container, project: Path) -> bool:
     """Whether Compose made it for exactly this folder, and not as a one-off of `compose
     run`. A folder inside of it with a Compose file is another project."""
     oneoff = found.labels.get(f"{COMPOSE}oneoff", "False").lower() == "true"
-    return not oneoff and is_same(found.compose_folder, project)
+    return not oneoff and is_same(found.compose_folder, compose_folder(project) or project)
 
 
 def is_same(folder: str, project: Path) -> bool:
@@ -273,7 +565,7 @@ def check_ours(found: Container, project: Path) -> None:
     """
     check_owner(found, project)
     folder = found.compose_folder
-    if folder and not is_same(folder, project) and not is_labelled(found.labels, project):
+    if folder and not is_ours(found, project):
         raise Refused(
             f"Container {found.name} belongs to the Compose project in {shown_folder(folder)}",
             "Run the task in that folder, or use the container command yourself",

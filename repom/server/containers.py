@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repom.errors import CommandFailed, Refused, Unreachable, advice
-from repom.runners import discover, engine
+from repom.runners import choose, discover, engine
 from repom.runners.discover import DATA, PROJECT_LABEL, Container
 from repom.runners.engine import Engine, EngineSilent, Trouble
 from repom.runners.exec import ExecRunner
@@ -29,6 +29,28 @@ SHM = "256m"
 RECREATE = advice(
     "To recreate it and keep the data: {}, then {}", "postgres.remove", "postgres.start"
 )
+
+
+def found(settings: Settings) -> tuple[Settings, Container]:
+    """The project's container, whether it exists or not, with settings that name it.
+
+    :raises RepomError: it is not clear which one it is.
+    """
+    if settings.is_named or (settings.configured and settings.backend == "sqlite"):
+        return settings, find(settings)
+    auto = replace(settings, via="auto")
+    there = discover.look(auto, always=True)
+    choice = choose.choose(auto, there)
+    if choice.rule == 5 and choice.problem and not choice.container:
+        raise choice.problem
+    meant = choice.container
+    if meant is None or (choice.rule == 4 and not discover.is_ours(meant, settings.project)):
+        if silent := there.silent:
+            return settings, Container(settings.container, silent.reason, trouble=silent.trouble)
+        return settings, find(settings)
+    if meant.service:
+        return replace(settings, compose_service=meant.service), meant
+    return replace(settings, container=meant.name), meant
 
 
 def find(settings: Settings) -> Container:
@@ -86,7 +108,7 @@ class ContainerServer:
     def describe(self) -> Server:
         settings, found = self.settings, self.found
         composed, env = bool(settings.compose_service), found.environment
-        login = credentials.adopt(settings, env)
+        login = credentials.adopt(choose.completed(settings, found), env)
         port = found.port if found.id else settings.port or PORT
         other = discover.shown_folder(discover.owner(found.labels, settings.project))
         return Server(
@@ -178,11 +200,14 @@ class ContainerServer:
             known = credentials.adopt(self.settings, {**env, **left_open})
             if env.get("POSTGRES_HOST_AUTH_METHOD") != "trust" and not env.get(PASSWORD_FILE):
                 known = credentials.complete(known)
-            credentials.remember(self.settings, known)
+            given = {name for name, value in env.items() if value}
+            credentials.remember(self.settings, known, given=given)
         if self.found.state == "paused":
             self.engine.do("unpause", self.found.id)
         service = str(self.settings.compose_service)
-        self.engine.do(*engine.compose_argv(self.settings.project, "up", "-d", service))
+        self.engine.do(
+            *discover.in_compose(self.settings.project, "up", "-d", service, made=self.found)
+        )
 
     def _service_environment(self) -> Mapping[str, str] | None:
         """The environment that the Compose file gives the service; ``None`` for one of a
@@ -191,7 +216,8 @@ class ContainerServer:
             services = discover.read_compose(self.engine, self.settings.project).services
         except EngineSilent as silent:
             return {} if silent.trouble is Trouble.VALUE_MISSING else None
-        return services.get(str(self.settings.compose_service))
+        service = services.get(str(self.settings.compose_service))
+        return service.environment if service else None
 
     def _wake(self) -> None:
         """Start the existing container, in whatever state it is."""
@@ -220,12 +246,13 @@ class ContainerServer:
         settings, found = self.settings, self.found
         if not found.id:
             raise Unreachable(f"Container {found.name} exited at once and no longer exists")
-        known = settings
+        known = choose.completed(settings, found)
         # The password of a container that repom did not make is not looked up when the
         # settings manage without one.
         if not settings.configured or PROJECT_LABEL in found.labels:
-            known = credentials.adopt(settings, found.environment)
-        credentials.remember(settings, known, found.port)
+            known = credentials.adopt(known, found.environment)
+        if not settings.compose_service:
+            credentials.remember(settings, known, found.port)
         self._warn_of_differences()
         runner = ExecRunner(settings.docker, found.id, found.name, echo=settings.echo)
         login = credentials.login(known, HOST)

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,11 +62,16 @@ def login(settings: Settings, host: str, port: int | None = None) -> dict[str, s
     return env if port is None else {**env, "PGPORT": str(port)}
 
 
-def remember(before: Settings, after: Settings, port: int | None = None) -> None:
-    """Add to `.env` what is known now and was not before, and say so."""
-    known = variables(after)
+def remember(
+    before: Settings, after: Settings, port: int | None = None, *, given: Collection[str] = ()
+) -> None:
+    """Add to `.env` what is known now and was not before, and say so.
+
+    :param given: variables that the Compose file gives a value, so that `.env` need not.
+    """
+    known = {name: value for name, value in variables(after).items() if name not in given}
     if before.configured:
-        known = {} if before.password else {"POSTGRES_PASSWORD": after.password or ""}
+        known = {} if before.password else {"POSTGRES_PASSWORD": known.get("POSTGRES_PASSWORD", "")}
     elif port not in (None, PORT):
         known["POSTGRES_PORT"] = str(port)
     path = before.project / ".env"

@@ -7,6 +7,7 @@ engine, a cluster that is made with this host's programs. Nothing here prints.
 from __future__ import annotations
 
 from repom.errors import Refused, SettingsError, advice
+from repom.runners.discover import Container
 from repom.runners.engine import Trouble
 from repom.settings import Settings
 
@@ -25,8 +26,9 @@ def start(settings: Settings) -> Server:
     :raises Refused: container, volume or port belong to others; the volume has another
         PostgreSQL major.
     """
-    _check_target(settings)
-    return _found(settings).start()
+    settings, container = containers.found(settings)
+    _check_target(settings, container)
+    return _server(settings, container).start()
 
 
 def stop(settings: Settings) -> Server:
@@ -76,7 +78,10 @@ def remove(settings: Settings, *, volume: bool = False, seen: Server | None = No
 
 
 def _found(settings: Settings) -> ContainerServer | LocalServer:
-    container = containers.find(settings)
+    return _server(*containers.found(settings))
+
+
+def _server(settings: Settings, container: Container) -> ContainerServer | LocalServer:
     local = LocalServer(settings, container)
     return local if is_local(local) else ContainerServer(settings, container)
 
@@ -95,13 +100,13 @@ def is_local(local: LocalServer) -> bool:
     return found.trouble in (Trouble.NOT_INSTALLED, Trouble.NOT_RUNNING)
 
 
-def _check_target(settings: Settings) -> None:
+def _check_target(settings: Settings, found: Container) -> None:
     if settings.configured and settings.backend == "sqlite":
         raise SettingsError(
             f"The settings name an SQLite database ({settings.database}), which has no server",
             "Unset DATABASE_URL, or set it to postgresql://USER:PASSWORD@localhost:5432/DATABASE",
         )
-    if not settings.address.is_near(settings.compose_service or settings.container):
+    if not settings.address.is_local and settings.host not in found.names:
         raise SettingsError(
             f"The database is on host {settings.host}, and repom starts servers on this machine"
             " only",

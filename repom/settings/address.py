@@ -33,6 +33,11 @@ class Address:
         return not self.host or self.host.startswith(("/", "@"))
 
     @property
+    def is_socket_folder(self) -> bool:
+        """Whether a socket is named, rather than left to a default."""
+        return bool(self.host) and self.is_socket
+
+    @property
     def is_loopback(self) -> bool:
         """Whether the host is a name or an IP address by which this machine calls itself."""
         if self.is_socket:

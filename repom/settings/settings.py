@@ -44,6 +44,9 @@ class Settings:
     :param address: the PostgreSQL database; without a name in it, SQLite is configured.
     :param sqlite: the SQLite file: its path in the project folder, or an absolute one.
     :param configured: whether a database was named at all, or this is the default.
+    :param left_open: ``user``, ``database``: which of these no setting gives, so that what
+        the address says of them is only a default.
+    :param is_named: whether a setting names the container or the Compose service.
     :param dry: say what would be done, and write nothing.
     :param echo: show every command on standard error.
     """
@@ -52,6 +55,8 @@ class Settings:
     address: Address = NOWHERE
     sqlite: str = "data/repom.sqlite3"
     configured: bool = True
+    left_open: tuple[str, ...] = ()
+    is_named: bool = False
     container: str = "repom_postgres"
     compose_service: str | None = None
     image: str = "postgres:18"
@@ -90,6 +95,11 @@ class Settings:
     @property
     def password(self) -> str | None:
         return self.address.password
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a setting gives a host or a port."""
+        return self.host is not None or self.port is not None
 
     @property
     def sqlite_path(self) -> Path:
@@ -211,8 +221,14 @@ def find_project(start: Path) -> Path:
 def _with_options(settings: Settings, sources: Sources) -> Settings:
     """The settings with what the sources say, except for the database."""
     read = sources.read
+    named = [sources.setting(key) for key in ("container", "compose_service")]
+    if all(value is not None for value, _origin in named):
+        raise SettingsError(
+            f"Both {named[0][1]} and {named[1][1]} are set", "Unset one: each names the database"
+        )
     return replace(
         settings,
+        is_named=settings.is_named or any(value is not None for value, _origin in named),
         container=read("container", settings.container, values.spelled, "_.-"),
         compose_service=read("compose_service", settings.compose_service, values.spelled, "_.-"),
         image=read("image", settings.image, values.spelled, "_.:/@-"),
@@ -237,9 +253,11 @@ def _with_database(settings: Settings, sources: Sources, *, quiet: bool) -> Sett
     if value is not None:
         return _with_target(settings, url.parse(value, origin, quiet=quiet), origin)
     if address := _from_variables(sources):
-        return replace(settings, address=address)
+        names = {"user": "POSTGRES_USER", "database": "POSTGRES_DB"}
+        open = (key for key, name in names.items() if sources.variable(name)[0] is None)
+        return replace(settings, address=address, left_open=tuple(open))
     settings = _with_target(settings, settings.sqlite, "The default SQLite file")
-    return replace(settings, configured=False)
+    return replace(settings, configured=False, left_open=("user", "database"))
 
 
 def _with_target(settings: Settings, target: Address | str, origin: str) -> Settings:

@@ -90,9 +90,10 @@ def restore(
     json: bool = False,
 ) -> None:
     """Replace the database with a backup, all or nothing."""
+    from repom.dbops import work
     from repom.dbops.restore import carry_out, plan_restore
 
-    settings = Settings.load(c.config, via=via, jobs=jobs)
+    settings: Settings = work.locate(Settings.load(c.config, via=via, jobs=jobs), "pg_restore")
     with _chosen(settings, backup, latest) as chosen:
         if chosen is None:
             say("Nothing was restored")
@@ -266,9 +267,9 @@ def prune(
     json: bool = False,
 ) -> None:
     """Delete old backups; with --dry, only list them."""
-    from repom.dbops import upkeep
+    from repom.dbops import upkeep, work
 
-    settings = Settings.load(c.config, keep=keep)
+    settings: Settings = work.locate(Settings.load(c.config, keep=keep))
     age_limit = whole_number("--days", days)
     agreed = None
     if all_servers and not settings.dry:

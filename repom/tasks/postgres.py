@@ -97,11 +97,15 @@ def _question(settings: Settings, seen: Server) -> str:
 
 def _of_server(settings: Settings, seen: Server) -> Settings:
     """Settings that lead to the database in this very server."""
+    from repom.dbops import work
+
     address = replace(settings.address, user=seen.user, database=seen.database)
     if seen.kind == "local":
         address = replace(address, host=seen.host, port=seen.port)
         return replace(settings, address=address, via="host")
-    return replace(settings, address=replace(address, host=None, port=None), via="docker")
+    address = replace(address, host=None, port=None)
+    settings = replace(settings, address=address, via="docker", compose_service=None)
+    return work.locate(replace(settings, container=seen.name, is_named=True, configured=True))
 
 
 postgres = Collection("postgres", start, stop, status, logs, remove)

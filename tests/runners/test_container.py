@@ -3,17 +3,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from repom.dbops.work import chosen
+from repom.dbops.work import locate
 from repom.errors import SettingsError, Unreachable
-from repom.runners.choose import Choice
 from repom.runners.discover import Container, find
 from repom.runners.engine import Engine, EngineSilent, Trouble, endpoint, is_remote, meaning
 from repom.runners.exec import ExecRunner
+from repom.runners.runner import Runner
 from repom.settings import Settings
 from repom.settings.address import Address
 from tests.fakes import FakeDocker, inspected
@@ -31,15 +32,21 @@ DENIED = (
 INSPECT = "container inspect "
 
 
-def choosing(docker: FakeDocker | str, **given: Any) -> Choice:
-    """The runner that is chosen for the default container, told what is given."""
+@dataclass
+class Chosen:
+    runner: Runner
+    fallback: str
+
+
+def choosing(docker: FakeDocker | str, **given: Any) -> Chosen:
+    """What is chosen where a setting names the container, told what is given."""
     program = docker if isinstance(docker, str) else docker.program
     names = {"name": "container", "service": "compose_service"}
     known = {names.get(key, key): value for key, value in given.items()}
     project = known.pop("project", Path.cwd())
     address = Address(known.pop("host", None), known.pop("port", None), "ann", "shop")
-    settings = Settings(project, address, docker=program, **known)
-    return chosen(settings, "pg_dump")
+    located = locate(Settings(project, address, docker=program, is_named=True, **known), "pg_dump")
+    return Chosen(located.choice.runner(located), located.choice.fallback)
 
 
 def shows(docker: FakeDocker, *items: Mapping[str, Any]) -> None:
@@ -207,7 +214,7 @@ TROUBLES = {
 }
 
 
-def falls_back(choice: Choice, talk: pytest.LogCaptureFixture, state: str) -> None:
+def falls_back(choice: Chosen, talk: pytest.LogCaptureFixture, state: str) -> None:
     message = f"Container repom_postgres is not running ({state})"
     assert choice.runner.via == "host"
     assert message == choice.fallback

@@ -109,8 +109,13 @@ def choose(settings: Settings, found: Found) -> Choice:
         wanted = _wanted(address)
         near = [c for c in ours if c.publishes(wanted)]
         far = [c for c in found.others if c.is_postgres and c.running and c.publishes(wanted)]
-        if near or far:  # 4
-            return _used(settings, 4, sorted([*near, *far], key=lambda c: not c.running)[0])
+        if near or far:  # 4: this folder's, running or not
+            meant = sorted(near, key=lambda c: not c.running)[0] if near else far[0]
+            if meant.running or not far:
+                return _used(settings, 4, meant)
+            state = f"Container {meant.name} is not running ({meant.state})"
+            taken = f"{state}, and container {far[0].name} has its port"
+            return Choice(4, container=meant, problem=Unreachable(taken, START))
     composed = [c for c in found.composed if c.is_postgres]
     if inside and not settings.has_place and composed:  # 5
         made = [c for c in composed if c.id] or composed

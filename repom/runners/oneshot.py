@@ -19,8 +19,6 @@ from .host import HostRunner
 
 #: Official images, as Docker and Podman list them, also of a minor version and of Alpine.
 IMAGE = re.compile(r"^((?:docker\.io/library/|localhost/)?postgres:(\d+)(?:[.-]\S*)?)$", re.M)
-#: Options of libpq whose value is a file.
-FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "passfile")
 
 
 @dataclass(frozen=True)
@@ -68,41 +66,32 @@ def instead(
     :param why: no program fits; raised again when no image that is here does, either.
     :param server: its major version; 0 as long as it is unknown: the newest image.
     """
-    images = _images(host.engine)
-    fitting = [each for each in images or () if each[0] >= server]
+    fitting = [each for each in _images(host.engine) if each[0] >= server]
     if not fitting:
-        pull = f"{host.engine} pull postgres:{server or 18}"
-        hint = f"{why.hint}. Or: {pull}" if images is not None else why.hint
-        raise Unreachable(why.message, hint) from None
+        raise why
     image = (min if server else max)(fitting)[1]
     if server:  # once, when it is known which
         process.log.info("%s, using a one-shot container of %s", why.message, image)
     if isinstance(host, OneShotRunner) and image == host.container:
         return host
-    how = {"echo": host.echo, "dry": host.dry}
-    return OneShotRunner(
-        host.engine, image, image, **how, session=host.session, files=_files(login)
-    )
+    how = (host.echo, host.dry, host.session, _files(login))
+    return OneShotRunner(host.engine, image, image, *how)
 
 
-def _images(program: str) -> list[tuple[int, str]] | None:
-    """Major version and name of the images that this machine's engine has; nothing when
-    there is no engine here: another machine's network and files are others."""
+def _images(program: str) -> list[tuple[int, str]]:
+    """Major version and name of the images that the engine has. One on another machine does not
+    stand in: its network and files are others."""
     if not program or engine.is_remote(engine.endpoint(program)):
-        return None
-    try:
+        return []
+    with suppress(engine.EngineSilent):
         said = engine.Engine(program).ask("images", "--format", "{{.Repository}}:{{.Tag}}")
-    except engine.EngineSilent:
-        return None
-    return [(int(major), name) for name, major in IMAGE.findall(said)]
+        return [(int(major), name) for name, major in IMAGE.findall(said)]
+    return []
 
 
 def _files(login: Address) -> tuple[str, ...]:
     """What libpq reads on this host: its files in the home, those that options and variables
     name, and the folder of a socket."""
-    named = [value for name, value in login.options if name in FILES]
-    named += [login.host or "", *process.inherited().values()]
-    home = [str(Path.home() / each) for each in (".pgpass", ".postgresql")]
-    return tuple(
-        dict.fromkeys(p for p in (*home, *named) if p.startswith("/") and Path(p).exists())
-    )
+    named = [str(Path.home() / each) for each in (".pgpass", ".postgresql")]
+    named += [login.host or "", *dict(login.options).values(), *process.inherited().values()]
+    return tuple({path for path in named if path.startswith("/") and Path(path).exists()})

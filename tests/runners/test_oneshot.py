@@ -37,20 +37,17 @@ def test_the_image_is_of_the_servers_major_or_the_nearest_newer(
     assert chosen(docker, server) == image
 
 
-def test_without_a_fitting_image_the_hint_says_which_to_fetch(docker: FakeDocker) -> None:
+def test_without_a_fitting_image_the_error_is_that_of_the_programs(docker: FakeDocker) -> None:
     with pytest.raises(Unreachable) as caught:
         chosen(docker, 19)
 
-    assert caught.value.message == "No program fits"
-    assert caught.value.hint == f"Install one. Or: {docker.program} pull postgres:19"
+    assert caught.value is LACKING
 
 
 def test_an_engine_on_another_machine_has_other_files_and_networks(docker: FakeDocker) -> None:
     docker.runs("context inspect", "echo ssh://me@elsewhere")
-    with pytest.raises(Unreachable) as caught:
+    with pytest.raises(Unreachable):
         chosen(docker, 18)
-
-    assert caught.value.hint == "Install one"
 
 
 def test_secrets_go_by_name_and_files_are_mounted(tmp_path: Path) -> None:

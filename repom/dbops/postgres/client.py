@@ -270,10 +270,7 @@ class Client:
         if not isinstance(self.runner, HostRunner) or self.runner.folder:
             return
         try:
-            try:
-                self.runner = replace(self.runner, folder=programs.newest())
-            except Unreachable as lacking:
-                self.runner = oneshot.instead(self.runner, self.login, lacking)
+            self.runner = self._with_programs(self.runner)
         except Unreachable as error:
             if not self.fallback:
                 raise
@@ -285,15 +282,17 @@ class Client:
     def _fit(self, psql: int, server: int) -> None:
         asked = self.runner
         if isinstance(asked, HostRunner | OneShotRunner):
-            try:
-                folder = programs.fitting(server // 10_000)
-                self.runner = (
-                    replace(asked, folder=folder) if isinstance(asked, HostRunner) else asked
-                )
-            except Unreachable as lacking:
-                self.runner = oneshot.instead(asked, self.login, lacking, server // 10_000)
+            self.runner = self._with_programs(asked, server // 10_000)
             psql = psql if self.runner == asked else programs.version_of("psql", self.runner)
         self._versions = Versions(psql, server)
+
+    def _with_programs(self, host: HostRunner | OneShotRunner, server: int = 0) -> Runner:
+        """Programs of this host for a server of this major, else a client container."""
+        try:
+            folder = programs.fitting(server) if server else programs.newest()
+        except Unreachable as lacking:
+            return oneshot.instead(host, self.login, lacking, server)
+        return replace(host, folder=folder) if isinstance(host, HostRunner) else host
 
     def _retried(self, attempt: Callable[[Mapping[str, str]], T], options: str = "") -> T:
         self._find_programs()

@@ -4,9 +4,11 @@ found, said why, backed up, and brought back after a loss."""
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -339,8 +341,14 @@ def remote(name: str, project: Path) -> Database:
 
 
 def client_containers() -> list[str]:
-    names = run("docker", "ps", "-a", "--format", "{{.Names}}").splitlines()
-    return [each for each in names if each.startswith("repom-") and "repom-test" not in each]
+    """Those that are there when the engine has had a moment to remove them."""
+    for _ in range(10):
+        names = run("docker", "ps", "-a", "--format", "{{.Names}}").splitlines()
+        found = [each for each in names if re.fullmatch("repom-[0-9a-f]{8}-[0-9a-f]{8}", each)]
+        if not found:
+            break
+        time.sleep(0.2)
+    return found
 
 
 def test_a_remote_server_from_a_one_shot_container(remote: Database, project: Path) -> None:
@@ -415,7 +423,7 @@ def test_start_and_stop_are_those_of_the_one_compose_service(
     folder = tmp_path / name
     write(folder, {"compose.yaml": f"services:\n  db: {DB}\n", "tasks.py": TASKS})
     ours = ("ps", "-a", "--filter", f"name={name}", "--format", "{{.Names}} {{.State}}")
-    before = run("docker", "ps", "-aq", "--filter", "label=repom.project")
+    made = ("ps", "-aq", "--filter", f"label=repom.project={folder}")
 
     start = invoke(folder, "postgres.start")
     assert start.status == 0, start.err
@@ -426,4 +434,4 @@ def test_start_and_stop_are_those_of_the_one_compose_service(
     assert stop.status == 0, stop.err
     assert run("docker", *ours) == f"{name}-db-1 exited"
     assert not (folder / ".env").exists()
-    assert run("docker", "ps", "-aq", "--filter", "label=repom.project") == before
+    assert run("docker", *made) == ""

@@ -104,7 +104,7 @@ def choose(settings: Settings, found: Found) -> Choice:
             return _used(settings, 2, called[0])
     on_host = _on_host(settings, found, ours)
     if address.host and not address.is_local:  # 3
-        return _forced(address, 3, found) if forced else replace(on_host, rule=3)
+        return _forced(address, 3, found) if forced else on_host
     if inside and settings.has_place and not address.is_socket_folder and not found.is_elsewhere:
         wanted = _wanted(address)
         near = [c for c in ours if c.publishes(wanted)]
@@ -191,7 +191,10 @@ def _used(settings: Settings, rule: int, found: Container) -> Choice:
     message = f"Container {found.name} is not running ({found.state})"
     address = settings.address
     if found.id:
-        leads = address.is_socket_folder or found.publishes(_wanted(address))
+        # A port that it does not publish leads to another server, which is compared with
+        # the one of the last backup before anything is changed there.
+        leads = found.publishes(_wanted(address)) or bool(found.bindings and address.port)
+        leads = leads or address.is_socket_folder
     else:
         leads = found.trouble is not Trouble.ABSENT or settings.has_place
     if settings.via == "docker" or not (leads and settings.configured and rule != 2):
@@ -240,15 +243,13 @@ def _on_host(settings: Settings, found: Found, ours: Sequence[Container]) -> Cho
         lines.append(f"This folder's Compose project is unknown ({found.silent.reason})")
     far = address.host and not address.is_local
     state = found.silent.reason if found.silent else "absent"
-    fallback = (
-        ""
-        if far or ours or settings.via == "host"
-        else (f"Container {default} is not running ({state})")
-    )
-    warnings = () if far else tuple(lines)
-    return Choice(
-        7, _host_reason(address), fallback=fallback, warnings=warnings, rejected=tuple(lines)
-    )
+    if settings.via == "host":
+        return Choice(7)
+    reason, rejected = _host_reason(address), tuple(lines)
+    if far:
+        return Choice(3, reason, rejected=rejected)
+    fallback = "" if ours else f"Container {default} is not running ({state})"
+    return Choice(7, reason, fallback=fallback, warnings=rejected, rejected=rejected)
 
 
 def _unused(found: Container, address: Address) -> str:

@@ -269,7 +269,7 @@ def test_status_tells_why_there_is_no_answer(
 ) -> None:
     docker.answers("", stderr=said, status=1)
     settings = replace(SHOP, project=tmp_path, docker=docker.program, compose_service=service)
-    shown = server.status(replace(settings, via="docker"))
+    shown = server.status(replace(settings, via="docker", is_named=bool(service)))
     assert (shown.data, shown.state == "absent") == ("", False)
     assert len(docker.calls) == 1
 
@@ -278,7 +278,9 @@ def test_volume_of_a_service_without_a_container_is_not_guessed(
     docker: FakeDocker, tmp_path: Path
 ) -> None:
     docker.answers("ps -aq")
-    settings = replace(SHOP, project=tmp_path, docker=docker.program, compose_service="db")
+    settings = replace(
+        SHOP, project=tmp_path, docker=docker.program, compose_service="db", is_named=True
+    )
     assert server.remove(settings).data == ""
     with pytest.raises(Refused, match=r"no container of the Compose service db, .*down --volumes"):
         server.remove(settings, volume=True)
@@ -308,6 +310,7 @@ def test_data_on_another_machine_are_kept(docker: FakeDocker, tmp_path: Path) ->
     docker.answers("volume inspect", json.dumps([volume]))
     docker.answers("context inspect", "ssh://ann@build.example.com\n")
     settings = replace(SHOP, project=tmp_path, docker=docker.program, container="shop")
+    settings = replace(settings, is_named=True)
     with pytest.raises(Refused, match="engine is on another machine"):
         server.remove(settings, volume=True)
     assert not [call for call in docker.calls if call.startswith(("rm", "stop", "volume rm"))]
@@ -393,7 +396,7 @@ def test_existing_cluster_comes_before_a_new_container(tmp_path: Path) -> None:
 )
 def test_target_that_cannot_be_started(settings: Settings) -> None:
     with pytest.raises(SettingsError):
-        server._check_target(settings)
+        server._check_target(settings, Container("db", "absent"))
 
 
 @pytest.mark.parametrize(
@@ -410,7 +413,7 @@ def test_target_that_cannot_be_started(settings: Settings) -> None:
     ],
 )
 def test_target_that_can_be_started(settings: Settings) -> None:
-    server._check_target(settings)
+    server._check_target(settings, Container("db", "absent"))
 
 
 # User, database, password

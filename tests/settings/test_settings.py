@@ -73,6 +73,7 @@ def test_nothing_configured_is_the_embedded_default(tmp_path: Path) -> None:
         tmp_path,
         sqlite="data/repom.sqlite3",
         configured=False,
+        left_open=("user", "database"),
         container="repom_postgres",
         image="postgres:18",
         via="auto",
@@ -89,7 +90,6 @@ def test_every_setting_can_be_given_in_the_environment(tmp_path: Path) -> None:
     environ = {
         "REPOM_DATABASE_URL": "sqlite:///shop.db",
         "REPOM_CONTAINER": "shop_db",
-        "REPOM_COMPOSE_SERVICE": "db",
         "REPOM_IMAGE": "registry.example:5000/postgres:17@sha256:ab",
         "REPOM_VIA": "host",
         "REPOM_DOCKER": "podman",
@@ -100,12 +100,14 @@ def test_every_setting_can_be_given_in_the_environment(tmp_path: Path) -> None:
         "REPOM_JOBS": "2",
     }
 
-    assert {f"REPOM_{key.upper()}" for key in KEYS} == environ.keys()
+    names = {f"REPOM_{key.upper()}" for key in KEYS}
+    assert names == {*environ, "REPOM_COMPOSE_SERVICE"}  # instead of a container
+    assert load({"REPOM_COMPOSE_SERVICE": "db"}).compose_service == "db"
     assert load(environ) == Settings(
         tmp_path,
         sqlite="shop.db",
         container="shop_db",
-        compose_service="db",
+        is_named=True,
         image="registry.example:5000/postgres:17@sha256:ab",
         via="host",
         docker="podman",
@@ -115,6 +117,11 @@ def test_every_setting_can_be_given_in_the_environment(tmp_path: Path) -> None:
         format="plain",
         jobs=2,
     )
+
+
+def test_two_names_of_the_container_are_an_error() -> None:
+    with pytest.raises(SettingsError, match=r"Both REPOM_CONTAINER.*REPOM_COMPOSE_SERVICE"):
+        load({"REPOM_CONTAINER": "shop_db", "REPOM_COMPOSE_SERVICE": "db"})
 
 
 def test_settings_do_not_change() -> None:

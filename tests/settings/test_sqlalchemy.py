@@ -125,7 +125,8 @@ def test_what_names_no_database_is_a_type_error(source: object) -> None:
 def test_a_task_does_not_import_sqlalchemy(tmp_path: Path, task: str, name: str) -> None:
     (tmp_path / "tasks.py").write_text("from repom.tasks import ns\n")
     (tmp_path / ".env").write_text(f"{name}=sqlite:///shop.db\n")
-    for path in (tmp_path / "shop.db", tmp_path / "data/repom.sqlite3"):
+    configured = tmp_path / ("shop.db" if name == "DATABASE_URL" else "data/repom.sqlite3")
+    for path in [configured]:
         path.parent.mkdir(exist_ok=True)
         with closing(create_engine(f"sqlite:///{path}").connect()) as connection:
             connection.execute(text("CREATE TABLE album (title)"))

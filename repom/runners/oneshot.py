@@ -24,7 +24,8 @@ IMAGE = re.compile(r"^((?:docker\.io/library/|localhost/)?postgres:(\d+)(?:[.-]\
 @dataclass(frozen=True)
 class OneShotRunner(ExecRunner):
     """Runs each program in a new container on this host's network, so that it reaches the
-    server as a program on this host does; see `runner.Runner`.
+    server as a program on this host does; see `runner.Runner`. Not so with Docker Desktop,
+    whose host is a virtual machine: a server on this machine's loopback stays out of reach.
 
     :param container: the image.
     :param files: what libpq reads, mounted where it lies on this host.

@@ -56,7 +56,7 @@ class Choice:
             raise self.problem
         echo, dry, found = settings.echo, settings.dry, self.container
         if found is None or not self.is_inside:
-            return HostRunner(echo=echo, dry=dry)
+            return HostRunner(echo=echo, dry=dry, engine=settings.docker)
         return ExecRunner(settings.docker, found.id, found.name, echo=echo, dry=dry)
 
 
@@ -110,6 +110,10 @@ def choose(settings: Settings, found: Found) -> Choice:
         wanted = _wanted(address)
         near = [c for c in ours if c.publishes(wanted)]
         far = [c for c in found.others if c.is_postgres and c.running and c.publishes(wanted)]
+        if near and far and not near[0].running:
+            state = f"Container {near[0].name} is not running ({near[0].state})"
+            taken = f"{state}, and container {far[0].name} has its port"
+            return Choice(4, container=near[0], problem=Unreachable(taken, START))
         if near or far:  # 4
             return _used(settings, 4, (near or far)[0])
     if inside and not settings.has_place and composed:  # 5

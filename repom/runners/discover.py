@@ -384,7 +384,8 @@ def _made(engine: Engine, project: Path, port: int | None) -> list[Container]:
 
     def parse(said: str) -> bool:
         _id, labels, ports, networks = json.loads(said)
-        shown = labels if isinstance(labels, str) else ",".join(map("=".join, labels.items()))
+        pairs = {} if isinstance(labels, str) else labels or {}  # Podman's
+        shown = labels if isinstance(labels, str) else ",".join(map("=".join, pairs.items()))
         pattern = rf"(?:{COMPOSE}project\.working_dir|{PROJECT_LABEL})=(.*?)(?=,[\w./-]+=|,?$)"
         if any(is_same(found, each) for found in re.findall(pattern, shown) for each in folders):
             return True

@@ -26,12 +26,14 @@ class HostRunner:
     """Runs programs on this host; see `runner.Runner`.
 
     :param folder: where the programs are; empty means "wherever PATH says".
+    :param engine: the container command that may stand in for programs that do not fit.
     """
 
     folder: str = ""
     echo: bool = False
     dry: bool = False
     session: str = field(default_factory=new_session)
+    engine: str = ""
 
     via: ClassVar[str] = "host"
     where: ClassVar[str] = "host"

@@ -266,6 +266,11 @@ def display(argv: Sequence[str], platform: str = sys.platform) -> str:
     return subprocess.list2cmdline(argv) if platform == "win32" else shlex.join(argv)
 
 
+def inherited() -> dict[str, str]:
+    """The variables of libpq that stay, of those that this process has."""
+    return {name: os.environ[name] for name in KEPT_PG if name in os.environ}
+
+
 def client_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of a program: without this process's PG* variables, messages in
     English."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from repom.errors import RepomError, Unreachable
 
 from .host import HostRunner
+from .runner import Runner
 
 #: Where installers put the programs without putting them on PATH.
 FOLDERS = {
@@ -50,7 +51,11 @@ def installed() -> tuple[tuple[int, str], ...]:
 def version_num(program: str, folder: str) -> int:
     """The version of a program in this folder, as in VERSION_NUM (170006); 0 when it does
     not tell. Each folder has its own, so that of another one says nothing."""
-    runner = HostRunner(folder)
+    return version_of(program, HostRunner(folder))
+
+
+def version_of(program: str, runner: Runner) -> int:
+    """The same of a program that this runner runs."""
     try:
         result = runner.run([program, "--version"], warn=True, dry=False, timeout=20)
     except RepomError:  # one that cannot be run must not spoil the others

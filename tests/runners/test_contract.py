@@ -13,6 +13,7 @@ from invoke.runners import Result
 
 from repom.runners.exec import ExecRunner
 from repom.runners.host import HostRunner
+from repom.runners.oneshot import OneShotRunner
 from repom.runners.runner import Runner
 from tests import requires
 from tests.fakes import Answer, FakeDocker, FakeRunner
@@ -27,7 +28,10 @@ Make = Callable[[str, str, int], tuple[Runner, Sequence[str]]]
 
 
 @pytest.fixture(
-    params=["host", "container", "fake", pytest.param("live", marks=pytest.mark.live)],
+    params=[
+        *("host", "container", "fake"),
+        *(pytest.param(each, marks=pytest.mark.live) for each in ("live", "one-shot")),
+    ],
 )
 def make(request: pytest.FixtureRequest) -> Make:
     """Makes a runner, and the command line of a program that behaves as given."""
@@ -42,6 +46,9 @@ def make(request: pytest.FixtureRequest) -> Make:
         if request.param == "live":
             server: Server = request.getfixturevalue("postgres_17")
             return ExecRunner("docker", server.container, server.container), argv
+        if request.param == "one-shot":
+            requires.image(17)
+            return OneShotRunner("docker", "postgres:17", "postgres:17"), argv
         docker: FakeDocker = request.getfixturevalue("docker")
         docker.runs("exec ", f'{SKIP}; exec "$@"')
         return ExecRunner(docker.program, "the-id", "shop"), argv

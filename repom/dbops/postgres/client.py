@@ -14,8 +14,9 @@ from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
 from repom.errors import Hidden, Unreachable, advice
-from repom.runners import programs
+from repom.runners import oneshot, programs
 from repom.runners.host import HostRunner
+from repom.runners.oneshot import OneShotRunner
 from repom.runners.runner import Runner, Stdin, Watch
 from repom.settings.address import Address
 
@@ -276,7 +277,7 @@ class Client:
         if not isinstance(self.runner, HostRunner) or self.runner.folder:
             return
         try:
-            self.runner = replace(self.runner, folder=programs.newest())
+            self.runner = self._with_programs(self.runner)
         except Unreachable as error:
             if not self.fallback:
                 raise
@@ -286,12 +287,19 @@ class Client:
             ) from None
 
     def _fit(self, psql: int, server: int) -> None:
-        if isinstance(self.runner, HostRunner):
-            fitting = programs.fitting(server // 10_000)
-            if fitting != self.runner.folder:
-                psql = programs.version_num("psql", fitting)
-                self.runner = replace(self.runner, folder=fitting)
+        asked = self.runner
+        if isinstance(asked, HostRunner | OneShotRunner):
+            self.runner = self._with_programs(asked, server // 10_000)
+            psql = psql if self.runner == asked else programs.version_of("psql", self.runner)
         self._versions = Versions(psql, server)
+
+    def _with_programs(self, host: HostRunner | OneShotRunner, server: int = 0) -> Runner:
+        """Programs of this host for a server of this major, else a client container."""
+        try:
+            folder = programs.fitting(server) if server else programs.newest()
+        except Unreachable as lacking:
+            return oneshot.instead(host, self.login, lacking, server)
+        return replace(host, folder=folder) if isinstance(host, HostRunner) else host
 
     def _retried(self, attempt: Callable[[Mapping[str, str]], T], options: str = "") -> T:
         self._find_programs()

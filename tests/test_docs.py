@@ -209,6 +209,12 @@ def test_the_test_of_a_page_knows_it(page: str) -> None:
     assert Path(page).name in (ROOT / pages.run_by(page)).read_text(encoding="utf-8")
 
 
+def test_the_picture_shows_no_path_of_the_machine_that_took_it() -> None:
+    picture = (ROOT / "docs" / "terminal.svg").read_text(encoding="utf-8")
+    assert "db.undo" in picture
+    assert re.findall(r"/(?:tmp|root|home|work|Users)/", picture) == []
+
+
 def test_ci_runs_the_commands_of_the_readme() -> None:
     runs = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "sed -n '/^```bash$/,/^```$/p' README.md" in runs

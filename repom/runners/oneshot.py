@@ -31,10 +31,10 @@ class OneShotRunner(ExecRunner):
     :param files: what libpq reads, mounted where it lies on this host.
     """
 
+    trusts_local: bool = False
     files: tuple[str, ...] = ()
 
     via: ClassVar[str] = "host"
-    trusts_local: ClassVar[bool] = False
 
     def end(self, session: str, seconds: float) -> None:
         ask = [self.engine, "ps", "-aq", "--filter", f"name={session}-"]
@@ -75,8 +75,8 @@ def instead(
         process.log.info("%s, using a one-shot container of %s", why.message, image)
     if isinstance(host, OneShotRunner) and image == host.container:
         return host
-    how = (host.echo, host.dry, host.session, _files(login))
-    return OneShotRunner(host.engine, image, image, *how)
+    how = (host.echo, host.dry, host.session)
+    return OneShotRunner(host.engine, image, image, *how, files=_files(login))
 
 
 def _images(program: str) -> list[tuple[int, str]]:

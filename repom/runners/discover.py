@@ -378,7 +378,10 @@ def _made(engine: Engine, project: Path, port: int | None) -> list[Container]:
 
     def parse(said: str) -> bool:
         _id, labels, ports, networks = json.loads(said)
-        shown = labels if isinstance(labels, str) else ",".join(map("=".join, labels.items()))
+        # Docker gives text, Podman an object, or null without any.
+        shown = (
+            labels if isinstance(labels, str) else ",".join(map("=".join, texts(labels).items()))
+        )
         pattern = rf"(?:{COMPOSE}project\.working_dir|{PROJECT_LABEL})=(.*?)(?=,[\w./-]+=|,?$)"
         if any(is_same(found, each) for found in re.findall(pattern, shown) for each in folders):
             return True

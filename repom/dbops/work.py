@@ -72,9 +72,10 @@ def open_database(settings: Settings, tool: str) -> Database:
 
 def check_writable(settings: Settings) -> None:
     """:raises Refused: the database was found in another project's container."""
-    refusal = locate(settings).choice.refusal
-    if refusal:
-        raise Refused(refusal, "To use it all the same, set REPOM_CONTAINER to its name")
+    choice = locate(settings).choice
+    if choice.refusal and choice.container:
+        name = choice.container.name
+        raise Refused(choice.refusal, f"To change it all the same, set REPOM_CONTAINER={name}")
 
 
 def identity(settings: Settings) -> Identity:

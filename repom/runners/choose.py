@@ -155,18 +155,16 @@ def _named(settings: Settings, named: Container) -> Choice:
 def _other(settings: Settings, named: Container) -> Choice:
     """The configured server is not the container that a setting names."""
     address = settings.address
-    setting = "REPOM_COMPOSE_SERVICE" if settings.compose_service else "REPOM_CONTAINER"
-    if settings.via == "docker" and address.is_local:
-        where = f"port {address.port} on {address.host}"
-        return Choice(
-            1,
-            problem=SettingsError(
-                f"REPOM_VIA is docker, but container {named.name} does not publish {where}",
-                "Set POSTGRES_HOST and POSTGRES_PORT to what it publishes, or unset REPOM_VIA",
-            ),
-        )
-    if settings.via == "docker":
+    if settings.via == "docker" and not address.is_local:
         return _forced(address, 1, Found())
+    if settings.via == "docker":
+        where = f"port {address.port} on {address.host}"
+        problem = SettingsError(
+            f"REPOM_VIA is docker, but container {named.name} does not publish {where}",
+            "Set POSTGRES_HOST and POSTGRES_PORT to what it publishes, or unset REPOM_VIA",
+        )
+        return Choice(1, problem=problem)
+    setting = "REPOM_COMPOSE_SERVICE" if settings.compose_service else "REPOM_CONTAINER"
     line = _other_port(named, address) or (
         f"{setting} names container {named.name}, but the host is {address.host}; to use the"
         " container, unset the host"
@@ -176,15 +174,10 @@ def _other(settings: Settings, named: Container) -> Choice:
 
 def _used(settings: Settings, rule: int, found: Container) -> Choice:
     """The container; or, when it does not run, the host's programs where they lead to it."""
-    choice = Choice(rule, f"Using Docker container: {found.name}", found)
-    choice = replace(choice, reason=choice.reason + _whose(settings, rule, found))
-    other = _other_folder(settings, found)
-    if rule == 4 and other:
-        choice = replace(
-            choice,
-            refusal=f"Container {found.name} belongs to the project in {other}, and no setting of"
-            " this project names it",
-        )
+    reason = f"Using Docker container: {found.name}{_whose(settings, rule, found)}"
+    other = _other_folder(settings, found) if rule == 4 else ""
+    refusal = f"Container {found.name} belongs to the project in {other}" if other else ""
+    choice = Choice(rule, reason, found, refusal=refusal)
     if found.running:
         return choice
     message = f"Container {found.name} is not running ({found.state})"
@@ -203,11 +196,13 @@ def _used(settings: Settings, rule: int, found: Container) -> Choice:
 
 
 def _whose(settings: Settings, rule: int, found: Container) -> str:
+    port = _wanted(settings.address).port
     if discover.is_composed(found, settings.project) and rule != 1:
         return f" (service {found.service} of this folder's Compose project)"
-    if rule == 4 and (other := _other_folder(settings, found)):
-        return f" (of the project in {other}; it publishes port {_wanted(settings.address).port})"
-    return f" (it publishes port {_wanted(settings.address).port})" if rule == 4 else ""
+    other = _other_folder(settings, found) if rule == 4 else ""
+    if other:
+        return f" (of the project in {other}; it publishes port {port})"
+    return f" (it publishes port {port})" if rule == 4 else ""
 
 
 def _other_folder(settings: Settings, found: Container) -> str:
@@ -237,7 +232,7 @@ def _host_reason(address: Address) -> str:
 def _on_host(settings: Settings, found: Found, ours: Sequence[Container]) -> Choice:
     """Rules 3 and 7: the configured server, by the host's programs."""
     address, default = settings.address, settings.container
-    lines = [line for c in ours if (line := _unused(c, address))]
+    lines = [line for c in ours if c.id and (line := _unused(c, address))]
     if found.silent and found.has_compose:
         lines.append(f"This folder's Compose project is unknown ({found.silent.reason})")
     far = address.host and not address.is_local
@@ -255,12 +250,10 @@ def _unused(found: Container, address: Address) -> str:
     """Why a container of this project is not the configured server, and what changes it."""
     if line := _other_port(found, address):
         return line
-    what = f"service {found.service}" if found.service else f"container {found.name}"
     setting = "REPOM_COMPOSE_SERVICE" if found.service else "REPOM_CONTAINER"
-    if found.bindings:
-        return f"The {what} of this folder does not publish {address.where}"
+    why = f"does not publish {address.where}" if found.bindings else "publishes no port"
     return (
-        f"The {what} of this folder publishes no port; to use it, set {setting} to"
+        f"Container {found.name} of this folder {why}; to use it, set {setting} to"
         f" {found.service or found.name}"
     )
 
@@ -271,13 +264,11 @@ def _forced(address: Address, rule: int, found: Found) -> Choice:
         return Choice(rule, problem=found.silent)
     if address.is_local and not address.is_loopback:
         return Choice(rule, problem=Unreachable("There is no container of this project", START))
-    return Choice(
-        rule,
-        problem=SettingsError(
-            f"REPOM_VIA is docker, but the database is on host {address.where}",
-            "Unset REPOM_VIA or the host: docker exec reaches only the server in the container",
-        ),
+    problem = SettingsError(
+        f"REPOM_VIA is docker, but the database is on host {address.where}",
+        "Unset REPOM_VIA or the host: docker exec reaches only the server in the container",
     )
+    return Choice(rule, problem=problem)
 
 
 def _sqlite(found: Found) -> Choice:

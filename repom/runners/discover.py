@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -182,23 +183,14 @@ def _bindings(item: Mapping[str, Any], told: str) -> tuple[Binding, ...]:
 
 
 @dataclass(frozen=True)
-class Service:
-    """A service as the Compose file describes it.
+class Compose:
+    """A project as Compose reads its file.
 
-    :param names: by what the project's other containers call it.
+    :param services: of each a container that is ``absent``.
     """
 
-    environment: Mapping[str, str]
-    image: str
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Compose:
-    """A project as Compose reads its file."""
-
     name: str
-    services: Mapping[str, Service]
+    services: Mapping[str, Container]
 
 
 #: Files that Compose reads without being told.
@@ -221,25 +213,20 @@ def compose_folder(project: Path) -> Path | None:
     return next((f for f in [*above[: top + 1], *inside] if compose_files(f)), None)
 
 
-def compose_flags(project: Path) -> list[str]:
-    """What makes Compose read the project's file; it is not told where several could be
-    meant, since its own settings may say which."""
-    files = compose_files(compose_folder(project) or project)
-    is_clear = len(files) == 1 and not DEFAULT_FILES & set(files)
-    return ["--file", str((compose_folder(project) or project) / files[0])] if is_clear else []
-
-
 def in_compose(project: Path, *arguments: str, made: Container | None = None) -> list[str]:
-    """The arguments of a Compose command for the project folder.
+    """The arguments of a Compose command for the project folder. Where several files could
+    be meant, none is named, since Compose's own settings may say which.
 
     :param made: a container whose labels say with which files and project name it was made.
     """
-    folder, flags = compose_folder(project) or project, compose_flags(project)
-    files = made.labels.get(f"{COMPOSE}project.config_files", "") if made else ""
-    if made and files and made.compose_project:
-        flags = [f for each in files.split(",") for f in ("--file", str(folder / each))]
-        flags = ["--project-name", made.compose_project, *flags]
-    return compose_argv(folder, *flags, *arguments)
+    folder = compose_folder(project) or project
+    files, name = compose_files(folder), made.compose_project if made else ""
+    if made and name and (told := made.labels.get(f"{COMPOSE}project.config_files")):
+        files = told.split(",")
+    elif len(files) != 1 or DEFAULT_FILES & set(files):
+        files, name = [], ""
+    flags = [flag for each in files for flag in ("--file", str(folder / each))]
+    return compose_argv(folder, *(["--project-name", name] if name else []), *flags, *arguments)
 
 
 def read_compose(engine: Engine, project: Path, *flags: str) -> Compose:
@@ -250,19 +237,26 @@ def read_compose(engine: Engine, project: Path, *flags: str) -> Compose:
 
     def parse(said: Any) -> Compose:
         services = part(part(said).get("services")).items()
-        return Compose(text(said["name"]), {n: _service(n, part(each)) for n, each in services})
+        return Compose(text(said["name"]), {n: service(n, part(each)) for n, each in services})
+
+    def service(name: str, said: Mapping[str, Any]) -> Container:
+        values, networks = part(said.get("environment")).items(), part(said.get("networks"))
+        aliases = [str(a) for net in networks.values() for a in part(net).get("aliases") or ()]
+        return Container(
+            f"of the Compose service {name}",
+            "absent",
+            labels={
+                f"{COMPOSE}service": name,
+                f"{COMPOSE}project.working_dir": str(compose_folder(project) or project),
+            },
+            trouble=Trouble.ABSENT,
+            image=str(said.get("image") or ""),
+            hostname=str(said.get("hostname") or ""),
+            environment={key: "" if value is None else str(value) for key, value in values},
+            aliases=(str(said.get("container_name") or ""), *aliases),
+        )
 
     return engine.read(parse, *in_compose(project, *flags, "config", "--format", "json"))
-
-
-def _service(name: str, said: Mapping[str, Any]) -> Service:
-    values = part(said.get("environment")).items()
-    networks = said.get("networks")
-    named = networks.values() if isinstance(networks, dict) else ()
-    aliases = [str(a) for net in named for a in part(net).get("aliases") or ()]
-    own = [str(said.get(key) or "") for key in ("container_name", "hostname")]
-    environment = {key: "" if value is None else str(value) for key, value in values}
-    return Service(environment, str(said.get("image") or ""), (name, *own, *aliases))
 
 
 def _of_service(engine: Engine, service: str, shown: str, project: Path) -> Container:
@@ -363,15 +357,15 @@ def look(settings: Settings, *, always: bool = False) -> Found:
         own = tuple(c for c in made if is_labelled(c.labels, project))
         composed, unread = _composed(engine, project, made) if has_compose else ((), None)
         others = tuple(c for c in made if c not in (*composed, *own) and c.bindings)
-        at = (
-            endpoint(settings.docker)
-            if settings.has_place and any(c.bindings for c in made)
-            else ""
+        has_ports = settings.has_place and any(c.bindings for c in made)
+        at = endpoint(settings.docker) if has_ports else ""
+        composed, others = (
+            tuple(replace(c, is_postgres=_is_postgres(engine, c)) for c in group)
+            for group in (composed, others)
         )
-        known = [tuple(_judged(engine, c) for c in group) for group in (composed, others)]
     except EngineSilent as silent:
         return Found(files=files, has_compose=has_compose, silent=silent)
-    return Found(None, known[0], own, known[1], files, has_compose, is_remote(at), unread)
+    return Found(None, composed, own, others, files, has_compose, is_remote(at), unread)
 
 
 #: Of each container what says whether it has to be looked at.
@@ -384,8 +378,10 @@ def _made(engine: Engine, project: Path, port: int | None) -> list[Container]:
 
     def parse(said: str) -> bool:
         _id, labels, ports, networks = json.loads(said)
-        pairs = {} if isinstance(labels, str) else labels or {}  # Podman's
-        shown = labels if isinstance(labels, str) else ",".join(map("=".join, pairs.items()))
+        # Docker gives text, Podman an object, or null without any.
+        shown = (
+            labels if isinstance(labels, str) else ",".join(map("=".join, texts(labels).items()))
+        )
         pattern = rf"(?:{COMPOSE}project\.working_dir|{PROJECT_LABEL})=(.*?)(?=,[\w./-]+=|,?$)"
         if any(is_same(found, each) for found in re.findall(pattern, shown) for each in folders):
             return True
@@ -398,9 +394,8 @@ def _made(engine: Engine, project: Path, port: int | None) -> list[Container]:
         try:
             ids = [text(json.loads(line)[0]) for line in lines if parse(line)]
         except (ValueError, TypeError, AttributeError):
-            raise EngineSilent(
-                Trouble.OTHER, f"unexpected output from {engine.program} ps"
-            ) from None
+            said = f"unexpected output from {engine.program} ps"
+            raise EngineSilent(Trouble.OTHER, said) from None
         if not ids:
             return []
         if made := engine.inspect("container", ids, _parse):
@@ -418,54 +413,33 @@ def _composed(
         compose = read_compose(engine, project)
     except EngineSilent as silent:
         return tuple(here), None if here else silent
-    folder = str(compose_folder(project))
     # Two Compose projects may share a folder (`-p`), and editors give that of a development
     # container a name that only they know.
-    if not folder.endswith(".devcontainer"):
+    if (folder := compose_folder(project)) and folder.name != ".devcontainer":
         here = [c for c in here if c.compose_project == compose.name]
-    ended = [
-        c for c in here if not c.running and any(o.running for o in here if o.service == c.service)
-    ]
+    running = {c.service for c in here if c.running}
+    current = [c for c in here if c.running or c.service not in running]
     known = {c.service for c in here}
-    absent = [
-        Container(
-            f"of the Compose service {name}",
-            "absent",
-            labels={f"{COMPOSE}service": name, f"{COMPOSE}project.working_dir": folder},
-            trouble=Trouble.ABSENT,
-            image=service.image,
-            environment=service.environment,
-            aliases=service.names,
-        )
-        for name, service in compose.services.items()
-        if name not in known
-    ]
-    return (*(c for c in here if c not in ended), *absent), None
-
-
-def _judged(engine: Engine, found: Container) -> Container:
-    """The same, with the answer to whether it is a server of PostgreSQL. Variables that a
-    user gave it prove nothing: web services load those of the database, too."""
-    return replace(found, is_postgres=_is_postgres(engine, found))
+    return (*current, *(c for n, c in compose.services.items() if n not in known)), None
 
 
 def _is_postgres(engine: Engine, found: Container) -> bool:
-    if found.id and "PGDATA" not in found.environment and not found.exposes:
-        return False
-    if found.running and found.exposes and "PGDATA" not in found.environment:
+    """Whether it is a server of PostgreSQL. Variables that a user gave it prove nothing: web
+    services load those of the database, too."""
+    declared = "PGDATA" in found.environment
+    if found.id and found.exposes == declared:
+        return declared
+    if found.running and found.exposes:
         look = "command -v postgres || ls /opt/*/postgres*/bin/postgres"  # Bitnami's
         try:
             return bool(engine.ask("exec", found.id, "sh", "-c", look).strip())
         except EngineSilent:
             return False
-    if found.id and found.exposes and "PGDATA" in found.environment:
-        return True
-    images = engine.inspect("image", [found.image], _declares) if found.image else []
-    if any(images):
+    if found.image and any(engine.inspect("image", [found.image], _declares)):
         return True
     looks_like = re.search("postg", f"{found.image} {found.program}".lower())
-    poolers = re.search("bouncer|pgpool|pgadmin|rest|exporter|backup", found.image.lower())
-    return bool(looks_like and not poolers) and (found.exposes or not images)
+    others = re.search("bouncer|pgpool|pgadmin|rest|exporter|backup", found.image.lower())
+    return bool(looks_like and not others) and not declared
 
 
 def _declares(item: Mapping[str, Any]) -> bool:
@@ -476,31 +450,30 @@ def _declares(item: Mapping[str, Any]) -> bool:
 
 
 def sqlite_files(settings: Settings) -> tuple[str, ...]:
-    """SQLite files of the project folder and the folders in it, by their first bytes."""
-    found = (path for path in _paths(settings) if _is_sqlite(path))
-    return tuple(sorted(path.relative_to(settings.project).as_posix() for path in found))
-
-
-def _paths(settings: Settings) -> Iterator[Path]:
-    for path in _entries(settings.project):
-        is_other = path.name.startswith(".") or path == settings.backup_dir
-        is_other = is_other or any((path / each).exists() for each in (*MARKERS, "pyvenv.cfg"))
-        yield from [path] if path.is_file() else () if is_other else _entries(path)
+    """SQLite files of the project folder and the folders in it, by their first bytes. A
+    folder that is hidden, a virtual environment, a project or the store does not count."""
+    top, others = settings.project, (*MARKERS, "pyvenv.cfg")
+    inside = [
+        folder
+        for folder in _entries(top)
+        if folder.is_dir() and folder != settings.backup_dir and not folder.name.startswith(".")
+        if not any((folder / each).exists() for each in others)
+    ]
+    paths = [path for folder in (top, *inside) for path in _entries(folder)]
+    return tuple(sorted(p.relative_to(top).as_posix() for p in paths if _is_sqlite(p)))
 
 
 def _entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
-    except OSError:  # a file, or a folder that this user may not look into
+    except OSError:  # one that this user may not look into
         return []
 
 
 def _is_sqlite(path: Path) -> bool:
     try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return file.read(16) == b"SQLite format 3\0"
+        with path.open("rb") if path.is_file() else nullcontext() as file:
+            return file is not None and file.read(16) == b"SQLite format 3\0"
     except OSError:
         return False
 

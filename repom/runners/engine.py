@@ -45,12 +45,12 @@ COMPLAINTS = {
     "|failed to connect|connection refused",
     Trouble.PORT_TAKEN: "port is already allocated|address already in use|ports are not available",
     Trouble.NO_COMPOSE: "unknown flag: --project-directory"
-    "|unknown command: docker compose|'compose' is not a",
+    "|unknown command: docker compose|'compose' is not a|unrecognized command .?podman compose",
     Trouble.VALUE_MISSING: "required variable|env file",
     Trouble.PROGRAM_MISSING: "executable file not found",
 }
 #: Meanings that say more than the engine's own words.
-PLAIN = (Trouble.ABSENT, Trouble.FORBIDDEN, Trouble.NOT_RUNNING)
+PLAIN = (Trouble.ABSENT, Trouble.FORBIDDEN, Trouble.NOT_RUNNING, Trouble.NO_COMPOSE)
 #: Complaints of Compose that quote a `.env` file from here on.
 _QUOTING = re.compile(r"(unterminated quoted value|variable name|invalid template|value:).*", re.I)
 

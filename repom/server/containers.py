@@ -200,8 +200,9 @@ class ContainerServer:
             known = credentials.adopt(self.settings, {**env, **left_open})
             if env.get("POSTGRES_HOST_AUTH_METHOD") != "trust" and not env.get(PASSWORD_FILE):
                 known = credentials.complete(known)
-            given = {name for name, value in env.items() if value}
-            credentials.remember(self.settings, known, given=given)
+            # Of a file that cannot be read for want of values, all of them may be wanted.
+            wanted = {k for k, v in env.items() if not v} if env else credentials.VARIABLES
+            credentials.remember(self.settings, known, wanted=wanted)
         if self.found.state == "paused":
             self.engine.do("unpause", self.found.id)
         service = str(self.settings.compose_service)

@@ -16,6 +16,7 @@ from repom.settings.dotenv import read_dotenv
 
 log = logging.getLogger("repom")
 
+VARIABLES = ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB")
 MADE_UP = {"POSTGRES_USER": "repom", "POSTGRES_DB": "repom_dev"}
 
 
@@ -63,13 +64,17 @@ def login(settings: Settings, host: str, port: int | None = None) -> dict[str, s
 
 
 def remember(
-    before: Settings, after: Settings, port: int | None = None, *, given: Collection[str] = ()
+    before: Settings,
+    after: Settings,
+    port: int | None = None,
+    *,
+    wanted: Collection[str] = VARIABLES,
 ) -> None:
     """Add to `.env` what is known now and was not before, and say so.
 
-    :param given: variables that the Compose file gives a value, so that `.env` need not.
+    :param wanted: the variables that are of use there: a Compose file gives the others.
     """
-    known = {name: value for name, value in variables(after).items() if name not in given}
+    known = {name: value for name, value in variables(after).items() if name in wanted}
     if before.configured:
         known = {} if before.password else {"POSTGRES_PASSWORD": known.get("POSTGRES_PASSWORD", "")}
     elif port not in (None, PORT):

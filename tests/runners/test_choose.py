@@ -335,7 +335,7 @@ def test_the_containers_of_the_folder_and_of_the_port_are_looked_at(
     lines = [
         ["1", shown, "", "bridge"],
         ["2", "", "127.0.0.1:5430-5433->5430-5433/tcp", "bridge"],
-        ["3", "", "127.0.0.1:5999->5432/tcp", "bridge"],
+        ["3", None, "127.0.0.1:5999->5432/tcp", "bridge"],
     ]
     docker.answers("ps --all", "".join(f"{json.dumps(line)}\n" for line in lines))
     image = {"PGDATA": "/data"}

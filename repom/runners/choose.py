@@ -9,8 +9,9 @@ from repom.errors import Refused, RepomError, SettingsError, Unreachable, advice
 from repom.settings import Settings
 from repom.settings.address import PORT, Address
 
-from . import discover
-from .discover import Container, Found
+from . import discover, ownership
+from .container import Container
+from .discover import Found
 from .engine import Engine, EngineSilent, Trouble
 from .exec import ExecRunner
 from .host import HostRunner
@@ -138,7 +139,7 @@ def _named(settings: Settings, named: Container) -> Choice:
     """Rule 1: the container that a setting names, unless another setting leads elsewhere."""
     address = settings.address
     try:
-        discover.check_owner(named, settings.project, moved=True)
+        ownership.check_owner(named, settings.project, moved=True)
     except Refused as refused:
         return Choice(1, container=named, problem=refused)
     is_far = not address.is_local and address.host not in {
@@ -197,7 +198,7 @@ def _used(settings: Settings, rule: int, found: Container) -> Choice:
 
 def _whose(settings: Settings, rule: int, found: Container) -> str:
     port = _wanted(settings.address).port
-    if discover.is_composed(found, settings.project) and rule != 1:
+    if ownership.is_composed(found, settings.project) and rule != 1:
         return f" (service {found.service} of this folder's Compose project)"
     other = _other_folder(settings, found) if rule == 4 else ""
     if other:
@@ -208,11 +209,11 @@ def _whose(settings: Settings, rule: int, found: Container) -> str:
 def _other_folder(settings: Settings, found: Container) -> str:
     """The folder of another project that it was made for; empty when there is none. A folder
     that is gone was moved, and may be this one."""
-    if discover.is_ours(found, settings.project):
+    if ownership.is_ours(found, settings.project):
         return ""
-    labelled = discover.owner(found.labels, settings.project)
-    other = found.compose_folder or (labelled if discover.is_there(labelled) else "")
-    return discover.shown_folder(other) if other else ""
+    labelled = ownership.owner(found.labels, settings.project)
+    other = found.compose_folder or (labelled if ownership.is_there(labelled) else "")
+    return ownership.shown_folder(other) if other else ""
 
 
 def _several(made: Sequence[Container]) -> SettingsError:

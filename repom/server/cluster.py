@@ -22,7 +22,7 @@ from invoke.runners import Result
 
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable, advice
 from repom.runners import programs
-from repom.runners.discover import Container
+from repom.runners.container import Container
 from repom.runners.engine import Trouble
 from repom.runners.host import HostRunner
 from repom.settings import Settings

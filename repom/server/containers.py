@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from repom.errors import CommandFailed, Refused, Unreachable, advice
-from repom.runners import choose, discover, engine
-from repom.runners.discover import DATA, PROJECT_LABEL, Container
+from repom.runners import choose, discover, engine, ownership
+from repom.runners.compose import in_compose, read_compose
+from repom.runners.container import DATA, PROJECT_LABEL, Container, data_mount
 from repom.runners.engine import Engine, EngineSilent, Trouble
 from repom.runners.exec import ExecRunner
 from repom.settings import Settings
@@ -44,7 +45,7 @@ def found(settings: Settings) -> tuple[Settings, Container]:
     if choice.rule == 5 and choice.problem and not choice.container:
         raise choice.problem
     meant = choice.container
-    if meant is None or (choice.rule == 4 and not discover.is_ours(meant, settings.project)):
+    if meant is None or (choice.rule == 4 and not ownership.is_ours(meant, settings.project)):
         if silent := there.silent:
             return settings, Container(settings.container, silent.reason, trouble=silent.trouble)
         return settings, find(settings)
@@ -110,7 +111,7 @@ class ContainerServer:
         composed, env = bool(settings.compose_service), found.environment
         login = credentials.adopt(choose.completed(settings, found), env)
         port = found.port if found.id else settings.port or PORT
-        other = discover.shown_folder(discover.owner(found.labels, settings.project))
+        other = ownership.shown_folder(ownership.owner(found.labels, settings.project))
         return Server(
             kind="compose" if composed else "container",
             name=found.name,
@@ -129,7 +130,7 @@ class ContainerServer:
         """What `remove` would remove; refused as there."""
         self._check_engine()
         server = self.describe()
-        discover.check_ours(self.found, self.settings.project)
+        ownership.check_ours(self.found, self.settings.project)
         if volume:
             self._check_volume(server.data)
         elif self.found.id and not server.data:
@@ -145,7 +146,7 @@ class ContainerServer:
         if self.found.id:
             self._halt()
             # The nameless volumes go with the data: nothing would name them afterwards.
-            ours = discover.is_ours(self.found, self.settings.project)
+            ours = ownership.is_ours(self.found, self.settings.project)
             self.engine.do("rm", *(["--volumes"] if volume and ours else []), self.found.id)
         if volume and data and self._has_volume(data):
             self.engine.do("volume", "rm", data)
@@ -193,7 +194,7 @@ class ContainerServer:
     def _up(self) -> None:
         """Start the Compose service. What its file leaves open is made up first, since
         Compose takes it from `.env`."""
-        discover.check_owner(self.found, self.settings.project)
+        ownership.check_owner(self.found, self.settings.project)
         env = None if self.found.id else self._service_environment()
         if env is not None:
             left_open = {k: v for k, v in credentials.MADE_UP.items() if env.get(k) == ""}
@@ -206,15 +207,13 @@ class ContainerServer:
         if self.found.state == "paused":
             self.engine.do("unpause", self.found.id)
         service = str(self.settings.compose_service)
-        self.engine.do(
-            *discover.in_compose(self.settings.project, "up", "-d", service, made=self.found)
-        )
+        self.engine.do(*in_compose(self.settings.project, "up", "-d", service, made=self.found))
 
     def _service_environment(self) -> Mapping[str, str] | None:
         """The environment that the Compose file gives the service; ``None`` for one of a
         profile that is not active, and when the file is wrong, as `up` will say."""
         try:
-            services = discover.read_compose(self.engine, self.settings.project).services
+            services = read_compose(self.engine, self.settings.project).services
         except EngineSilent as silent:
             return {} if silent.trouble is Trouble.VALUE_MISSING else None
         service = services.get(str(self.settings.compose_service))
@@ -223,7 +222,7 @@ class ContainerServer:
     def _wake(self) -> None:
         """Start the existing container, in whatever state it is."""
         found = self.found
-        discover.check_owner(found, self.settings.project)
+        ownership.check_owner(found, self.settings.project)
         if found.running:
             log.info("Container %s is already running", found.name)
         elif found.state in ("paused", "created", "exited"):
@@ -236,7 +235,7 @@ class ContainerServer:
 
     def _halt(self) -> None:
         """Stop the container, if it exists and runs."""
-        discover.check_ours(self.found, self.settings.project)
+        ownership.check_ours(self.found, self.settings.project)
         if self.found.state == "paused":
             self.engine.do("unpause", self.found.id)
         if self.found.state in ("running", "paused", "restarting"):
@@ -341,7 +340,7 @@ class ContainerServer:
 def _declared_mount(item: Mapping[str, Any]) -> str:
     config = engine.part(item.get("Config"))
     declared = engine.part(config.get("Volumes"))
-    return discover.data_mount(engine.variables(config), declared)
+    return data_mount(engine.variables(config), declared)
 
 
 def create_argv(name: str, project: Path, image: str, mount: str, port: int) -> list[str]:

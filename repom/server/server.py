@@ -7,7 +7,7 @@ engine, a cluster that is made with this host's programs. Nothing here prints.
 from __future__ import annotations
 
 from repom.errors import Refused, SettingsError, advice
-from repom.runners.discover import Container
+from repom.runners.container import Container
 from repom.runners.engine import Trouble
 from repom.settings import Settings
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from repom.errors import Refused, advice
-from repom.runners import discover
-from repom.runners.discover import COMPOSE, PROJECT_LABEL, Container
+from repom.runners import ownership
+from repom.runners.container import COMPOSE, PROJECT_LABEL, Container
 from repom.runners.engine import Engine, EngineSilent, texts
 
 #: Prints the image's major version, then that of each cluster in the volume, in both layouts.
@@ -38,11 +38,11 @@ def is_usable(engine: Engine, volume: str, project: Path, image: str) -> bool:
     labels = labels_of(engine, volume)
     if labels is None:
         return False
-    other = discover.owner(labels, project)
+    other = ownership.owner(labels, project)
     # Labels of a volume cannot be changed, so a project that moved must get past this.
-    if other and discover.is_there(other):
+    if other and ownership.is_there(other):
         raise Refused(
-            f"Volume {volume} belongs to the project in {discover.shown_folder(other)}",
+            f"Volume {volume} belongs to the project in {ownership.shown_folder(other)}",
             "Set REPOM_CONTAINER to another name, which names the volume, too",
         )
     if names := users(engine, f"volume={volume}"):
@@ -90,8 +90,8 @@ def check_disposable(engine: Engine, volume: str, project: Path, found: Containe
     """
     labels = labels_of(engine, volume) or {}
     by_hand = f"Leave --volume out, then delete it by hand: {engine.program} volume rm {volume}"
-    if other := discover.owner(labels, project):
-        whose = f"belongs to the project in {discover.shown_folder(other)}"
+    if other := ownership.owner(labels, project):
+        whose = f"belongs to the project in {ownership.shown_folder(other)}"
         raise Refused(f"Volume {volume} {whose}", by_hand)
     if not made_for(project, volume, labels, found):
         raise Refused(f"Volume {volume} was not made for this project by repom or Compose", by_hand)
@@ -107,9 +107,9 @@ def made_for(project: Path, volume: str, labels: Mapping[str, str], found: Conta
     name that repom gives, was there before, or is an external one.
     """
     if PROJECT_LABEL in labels:
-        return discover.is_labelled(labels, project)
+        return ownership.is_labelled(labels, project)
     if name := labels.get(f"{COMPOSE}project"):
-        return name == found.compose_project and discover.is_composed(found, project)
+        return name == found.compose_project and ownership.is_composed(found, project)
     if re.fullmatch("[0-9a-f]{64}", volume):  # nameless: its container's alone
-        return discover.is_ours(found, project)
-    return volume == f"{found.name}_data" and discover.is_labelled(found.labels, project)
+        return ownership.is_ours(found, project)
+    return volume == f"{found.name}_data" and ownership.is_labelled(found.labels, project)

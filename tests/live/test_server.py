@@ -24,7 +24,7 @@ import pytest
 
 from repom.dbops import backup
 from repom.errors import Refused, RepomError, SettingsError, Unreachable
-from repom.runners.discover import PROJECT_LABEL, Container
+from repom.runners.container import PROJECT_LABEL, Container
 from repom.server import cluster, server
 from repom.settings import Settings
 from repom.settings.address import Address

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from repom.runners.discover import PROJECT_LABEL
+from repom.runners.container import PROJECT_LABEL
 from tests import requires
 from tests.live.cli import Ended, invoke
 from tests.live.engine import run

@@ -11,7 +11,9 @@ import pytest
 
 from repom.errors import SettingsError, Unreachable
 from repom.runners.choose import Located, choose, completed
-from repom.runners.discover import COMPOSE, PROJECT_LABEL, Container, Found, compose_folder, look
+from repom.runners.compose import compose_folder
+from repom.runners.container import COMPOSE, PROJECT_LABEL, Container
+from repom.runners.discover import Found, look
 from repom.runners.engine import EngineSilent, Trouble
 from repom.settings import Settings
 from repom.settings.address import Address
@@ -326,26 +328,19 @@ def test_without_a_server_or_a_compose_file_no_engine_is_asked(
     assert docker.calls == []
 
 
-@pytest.mark.parametrize("words", ["{}", '"{}"'], ids=["Podman's labels", "Docker's labels"])
-def test_the_containers_of_the_folder_and_of_the_port_are_looked_at(
-    docker: FakeDocker, tmp_path: Path, words: str
+@pytest.mark.parametrize("none", [{}, None], ids=["no labels", "null for no labels"])
+def test_the_containers_of_the_folder_and_of_the_port_are_found(
+    docker: FakeDocker, tmp_path: Path, none: object
 ) -> None:
-    labels = {PROJECT_LABEL: str(tmp_path), "a": "b"}
-    shown: object = labels if words == "{}" else ",".join(f"{k}={v}" for k, v in labels.items())
-    lines = [
-        ["1", shown, "", "bridge"],
-        ["2", "", "127.0.0.1:5430-5433->5430-5433/tcp", "bridge"],
-        ["3", None, "127.0.0.1:5999->5432/tcp", "bridge"],
-    ]
-    docker.answers("ps --all", "".join(f"{json.dumps(line)}\n" for line in lines))
-    image = {"PGDATA": "/data"}
-    own = inspected("own", labels=labels)
-    other = inspected("other")
-    other["Config"] |= {
-        "Env": [f"{k}={v}" for k, v in image.items()],
+    docker.answers("ps --all", "1\n2\n3\n")
+    own = inspected("own", labels={PROJECT_LABEL: str(tmp_path)})
+    other, far = inspected("other"), inspected("far", ports=(5433,))
+    other["Config"] = {
+        "Labels": none,
+        "Env": ["PGDATA=/data"],
         "ExposedPorts": {"5432/tcp": {}},
     }
-    docker.answers("container inspect 1 2", json.dumps([own, other]))
+    docker.answers("container inspect 1 2 3", json.dumps([own, other, far]))
     docker.answers("context inspect", "unix:///var/run/docker.sock\n")
 
     found = look(Settings(tmp_path, Address(None, 5432, "ann", "shop"), docker=docker.program))

@@ -11,7 +11,8 @@ import pytest
 
 from repom.dbops.work import locate
 from repom.errors import SettingsError, Unreachable
-from repom.runners.discover import Container, find
+from repom.runners.container import Container
+from repom.runners.discover import find
 from repom.runners.engine import Engine, EngineSilent, Trouble, endpoint, is_remote, meaning
 from repom.runners.exec import ExecRunner
 from repom.runners.runner import Runner

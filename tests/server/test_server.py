@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from repom.errors import CommandFailed, Refused, SettingsError, Unreachable
-from repom.runners import discover, engine
-from repom.runners.discover import PROJECT_LABEL, Container
+from repom.runners import engine, ownership
+from repom.runners.container import PROJECT_LABEL, Container, data_mount
 from repom.runners.engine import Engine, Trouble
 from repom.server import cluster, containers, credentials, probe, server, volumes
 from repom.server.cluster import LocalServer
@@ -75,7 +75,7 @@ def test_compose_argv() -> None:
     ],
 )
 def test_data_mount(pgdata: str, mounts: list[str], expected: str) -> None:
-    assert discover.data_mount({"PGDATA": pgdata}, mounts) == expected
+    assert data_mount({"PGDATA": pgdata}, mounts) == expected
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_check_port(platform: str) -> None:
     ],
 )
 def test_owner(labels: dict[str, str], expected: str) -> None:
-    assert discover.owner(labels, PROJECT) == expected
+    assert ownership.owner(labels, PROJECT) == expected
 
 
 OURS, THEIRS = {PROJECT_LABEL: str(PROJECT)}, {PROJECT_LABEL: "/elsewhere"}
@@ -334,9 +334,9 @@ def test_data_on_another_machine_are_kept(docker: FakeDocker, tmp_path: Path) ->
 def test_whose_container_may_be_ended(labels: dict[str, str], refused: bool) -> None:
     found = Container("db", "exited", "id", labels=labels)
     if not refused:
-        return discover.check_ours(found, PROJECT)
+        return ownership.check_ours(found, PROJECT)
     with pytest.raises(Refused, match="belongs to the") as caught:
-        discover.check_ours(found, PROJECT)
+        ownership.check_ours(found, PROJECT)
     assert caught.value.message.isprintable()
     return None
 
@@ -347,7 +347,7 @@ def test_a_neighbours_private_folder_is_there(unprivileged: Path, moved: bool) -
     private.mkdir(mode=0o000)
     found = Container("db", "running", "id", labels={PROJECT_LABEL: str(private / "shop")})
     with pytest.raises(Refused, match="belongs to the project in"):
-        discover.check_owner(found, PROJECT, moved=moved)
+        ownership.check_owner(found, PROJECT, moved=moved)
 
 
 # Which server

@@ -30,6 +30,8 @@ DEFAULTS = {"repom": dict.fromkeys(KEYS)}
 
 #: Programs that start tasks.
 PROGRAMS = (PROGRAM, "inv", "invoke")
+#: Characters that tables are drawn with, and others of their width that every encoding has.
+PLAIN = str.maketrans("▁▂▃▅▇─…–", "_.-=#-~-")
 _started_as = ""
 
 
@@ -188,7 +190,10 @@ def show(value: Any) -> None:
 def _write(stream: TextIO, text: str) -> None:
     """Write a line, with characters escaped that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(PLAIN).encode(encoding, "backslashreplace").decode(encoding)
     print(text, file=stream, flush=True)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+GAP = "  "  # between two columns of a table
+
 
 def size(count: int) -> str:
     """A number of bytes in decimal units: 38 MB."""
@@ -55,23 +57,28 @@ def clock(when: datetime, now: datetime | None = None) -> str:
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%Y-%m-%d %H:%M}"
 
 
+def fitted(text: str, most: int) -> str:
+    """Text on one line that takes no more than `most` columns, without its end."""
+    from rich.cells import cell_len, set_cell_size
+
+    text = printable(text, keep="")
+    return text if cell_len(text) <= most else f"{set_cell_size(text, most - 1)}…"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbered: bool = False) -> str:
     """Rows under a head, in columns, as plain text; long cells are neither cut nor wrapped.
 
     :param numbered: begin each row with its number, from 1.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.cells import cell_len
 
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in [*(["#"] if numbered else []), *head]:
-        drawn.add_column(name, no_wrap=True, overflow="ignore")
-    for number, row in enumerate(rows, 1):
-        cells = [*([str(number)] if numbered else []), *row]
-        drawn.add_row(*(Text(printable(cell, keep="")) for cell in cells))  # no markup
-    console = Console(width=1000, force_terminal=False, no_color=True, highlight=False)
-    with console.capture() as capture:
-        console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))
+    lines = [[*head], *([printable(cell, keep="") for cell in row] for row in rows)]
+    if numbered:
+        lines = [[str(number or "#"), *line] for number, line in enumerate(lines)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+    drawn = [
+        GAP.join(cell + " " * (w - cell_len(cell)) for cell, w in zip(line, widths, strict=True))
+        for line in lines
+    ]
+    return "\n".join(line.rstrip() for line in [drawn[0], rule, *drawn[1:]])

@@ -24,10 +24,21 @@ class Step:
     phase: str
     expected: int = 0
     done: int = 0
+    _next: str = ""
 
     def advance(self, count: int) -> None:
         """Count bytes that were moved."""
         self.done += count
+        if self._next and self.done >= self.expected:
+            self.phase, self._next, self.expected, self.done = self._next, "", 0, 0
+
+    def rename(self, phase: str, expected: int = 0) -> None:
+        """Begin another part, which is shown under a name of its own.
+
+        :param expected: bytes that it takes; once they were moved, the name is as before.
+        """
+        self._next = (self._next or self.phase) if expected else ""
+        self.phase, self.expected, self.done = phase, expected, 0
 
 
 #: Follows a step from its begin to its end.
@@ -70,3 +81,9 @@ def advance(count: int) -> None:
     """Count bytes for the step that this thread is in, if it is in one."""
     if step := _current.get():
         step.advance(count)
+
+
+def rename(phase: str, expected: int = 0) -> None:
+    """Begin another part of the step that this thread is in; see `Step.rename`."""
+    if step := _current.get():
+        step.rename(phase, expected)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DELAY = 1.0  # seconds that a step may take before it is shown
 LOOK = 0.1  # seconds between two looks at a step
+COUNTED = 100_000  # bytes from which they say something; fewer may be a script's own
 
 
 @contextmanager
@@ -46,16 +47,21 @@ def has_colour() -> bool:
 def _draw(step: Step, ended: threading.Event) -> None:
     if ended.wait(DELAY):
         return
+    console = _console()
+    while not (console.is_dumb_terminal or ended.is_set()):
+        _draw_part(console, step, ended)
+
+
+def _draw_part(console: Console, step: Step, ended: threading.Event) -> None:
+    """Show the step as long as it is called the same and knows as much of its size."""
     from rich import progress
 
-    console = _console()
-    if console.is_dumb_terminal:
-        return
+    name, is_sized, is_counted = about = _about(step)
     rate, elapsed = progress.TransferSpeedColumn(), progress.TimeElapsedColumn()
-    if step.expected:
+    if is_sized:
         counted = [progress.DownloadColumn(), rate, progress.TimeRemainingColumn(compact=True)]
     else:
-        counted = [*([progress.FileSizeColumn(), rate] if step.done else []), elapsed]
+        counted = [*([progress.FileSizeColumn(), rate] if is_counted else []), elapsed]
     columns = [progress.TextColumn("{task.description}", markup=False), progress.BarColumn(20)]
     with progress.Progress(
         *columns,
@@ -64,11 +70,16 @@ def _draw(step: Step, ended: threading.Event) -> None:
         transient=True,
         redirect_stdout=False,
     ) as bar:
-        shown = bar.add_task(printable(step.phase), total=step.expected or None)
-        while not ended.wait(LOOK):
+        shown = bar.add_task(printable(name), total=step.expected or None)
+        while _about(step) == about and not ended.wait(LOOK):
             # An estimate that was too low grows, so that the line never says it is over.
             total = max(step.expected, step.done) or None
-            bar.update(shown, completed=step.done, total=total)
+            bar.update(shown, completed=step.done, total=total if is_sized else None)
+
+
+def _about(step: Step) -> tuple[str, bool, bool]:
+    """What decides how a step is shown: its name, and whether its size and its bytes are known."""
+    return step.phase, bool(step.expected), step.done > COUNTED
 
 
 def _console() -> Console:

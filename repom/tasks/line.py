@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DELAY = 1.0  # seconds that a step may take before it is shown
-LOOK = 0.1  # seconds between two looks at a step
+LOOK = 0.25  # seconds between two looks at a step
 COUNTED = 100_000  # bytes from which they say something; fewer may be a script's own
 
 
@@ -68,6 +68,7 @@ def _draw_part(console: Console, step: Step, ended: threading.Event) -> None:
         *counted,
         console=console,
         transient=True,
+        refresh_per_second=1 / LOOK,
         redirect_stdout=False,
     ) as bar:
         shown = bar.add_task(printable(name), total=step.expected or None)

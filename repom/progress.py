@@ -19,26 +19,19 @@ class Step:
     :param phase: what is done, for people: Dumping app.
     :param expected: bytes that it will take, about; 0 when that is not known.
     :param done: bytes so far; stays 0 where none can be counted.
+    :param after: the phase that follows when they are all there.
     """
 
     phase: str
     expected: int = 0
     done: int = 0
-    _next: str = ""
+    after: str = ""
 
     def advance(self, count: int) -> None:
         """Count bytes that were moved."""
         self.done += count
-        if self._next and self.done >= self.expected:
-            self.phase, self._next, self.expected, self.done = self._next, "", 0, 0
-
-    def rename(self, phase: str, expected: int = 0) -> None:
-        """Begin another part, which is shown under a name of its own.
-
-        :param expected: bytes that it takes; once they were moved, the name is as before.
-        """
-        self._next = (self._next or self.phase) if expected else ""
-        self.phase, self.expected, self.done = phase, expected, 0
+        if self.after and self.done >= self.expected:
+            self.expected, self.done, self.phase, self.after = 0, 0, self.after, ""
 
 
 #: Follows a step from its begin to its end.
@@ -84,6 +77,10 @@ def advance(count: int) -> None:
 
 
 def rename(phase: str, expected: int = 0) -> None:
-    """Begin another part of the step that this thread is in; see `Step.rename`."""
+    """Begin another part, with a name of its own, of the step that this thread is in.
+
+    :param expected: bytes that it takes; once they were moved, the name is as before.
+    """
     if step := _current.get():
-        step.rename(phase, expected)
+        step.after = (step.after or step.phase) if expected else ""
+        step.expected, step.done, step.phase = expected, 0, phase

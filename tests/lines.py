@@ -23,14 +23,14 @@ from repom.tasks import line, console
 line.DELAY, line.LOOK = 0.0, 0.01
 plain, flags = line.shown, set(sys.argv)
 limit = 0.2 if os.environ["TERM"] == "dumb" else 5
-drawn, add_task, rename = threading.Event(), Progress.add_task, progress.Step.rename
+drawn, add_task, rename = threading.Event(), Progress.add_task, progress.rename
 def added(self, *given, **more):
     made = add_task(self, *given, **more)
     drawn.set()
     return made
-def renamed(self, *given):
+def renamed(*given):
     drawn.clear()
-    rename(self, *given)
+    rename(*given)
     drawn.wait(limit)
 @contextmanager
 def slow(step):
@@ -43,7 +43,7 @@ def slow(step):
         if "--hang" in flags:
             console.say("hanging")
             threading.Event().wait(60)
-line.shown, Progress.add_task, progress.Step.rename = slow, added, renamed
+line.shown, Progress.add_task, progress.rename = slow, added, renamed
 sys.argv = [a for a in sys.argv if a not in ("--warn", "--fail", "--hang")]
 from invoke import Program
 Program().run(["invoke", *sys.argv[1:]])

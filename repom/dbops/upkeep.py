@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from repom.dbops.store.backup import Backup
 from repom.dbops.store.lock import locked
 from repom.dbops.store.retention import Pruned
-from repom.dbops.store.store import Store, latest_of
+from repom.dbops.store.store import Store
 from repom.errors import CommandFailed, NotFound, Refused, Unreachable
 from repom.settings import Settings, Source
 from repom.settings.values import whole_number
@@ -32,13 +32,6 @@ def list_backups(settings: Source = None) -> list[Backup]:
     """The backups in the store, of every database, newest first."""
     settings = Settings.of(settings)
     return Store(settings.backup_dir).backups()
-
-
-def latest(
-    settings: Settings, backups: Sequence[Backup], system: Callable[[], str | None]
-) -> Backup | None:
-    """What ``--latest`` would take; `system` is as in `Store.latest`."""
-    return latest_of(backups, identity(settings), settings.project, system)
 
 
 def prune(

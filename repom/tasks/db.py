@@ -208,13 +208,12 @@ def _chosen(settings: Settings, name: str | None, latest: bool) -> Iterator[Back
 
 def _menu(settings: Settings, backups: Sequence[Backup]) -> Backup | None:
     """Ask for one of the backups by its number; ``None`` when the user cancels."""
-    from repom.dbops import upkeep, work
+    from repom.dbops import work
 
     if not backups:
         make_one = advice("Make one with: {}", "db.backup")
         raise SettingsError("There are no backups to choose from", make_one)
-    newest = upkeep.latest(settings, backups, lambda: work.system_of(settings))
-    say(listing.drawn(backups, newest, numbered=True))
+    say(listing.drawn(settings, backups, lambda: work.system_of(settings), numbered=True))
     while True:
         answer = ask(f"Which one? [1-{len(backups)}, q cancels]")
         if answer.lower() in ("", "q"):
@@ -233,7 +232,7 @@ def _agreed(plan: Plan, yes: bool, *, piped: bool) -> bool:
         return True
     question = questions.about_restore(plan)
     if piped:
-        raise Refused(f"{question} Standard input cannot answer", "Pass --yes to proceed")
+        raise Refused(f"{' '.join(question)} Standard input cannot answer", "Pass --yes to proceed")
     return confirm(question, yes)
 
 
@@ -273,8 +272,7 @@ def list_(c: Context, json: bool = False) -> None:
         return
     survey = cache(lambda: look(settings))  # the server is asked once, for two answers
     if backups:
-        newest = upkeep.latest(settings, backups, lambda: survey().system_identifier)
-        show(listing.drawn(backups, newest))
+        show(listing.drawn(settings, backups, lambda: survey().system_identifier))
     else:
         say(f"There are no backups in {settings.backup_dir}")
     for b in backups:

@@ -45,42 +45,33 @@ def has_colour() -> bool:
 
 
 def _draw(step: Step, ended: threading.Event) -> None:
+    """Show the step; anew when another part begins, or when more is known of its size."""
     if ended.wait(DELAY):
         return
-    console = _console()
-    while not (console.is_dumb_terminal or ended.is_set()):
-        _draw_part(console, step, ended)
-
-
-def _draw_part(console: Console, step: Step, ended: threading.Event) -> None:
-    """Show the step as long as it is called the same and knows as much of its size."""
     from rich import progress
 
-    name, is_sized, is_counted = about = _about(step)
-    rate, elapsed = progress.TransferSpeedColumn(), progress.TimeElapsedColumn()
-    if is_sized:
-        counted = [progress.DownloadColumn(), rate, progress.TimeRemainingColumn(compact=True)]
-    else:
-        counted = [*([progress.FileSizeColumn(), rate] if is_counted else []), elapsed]
-    columns = [progress.TextColumn("{task.description}", markup=False), progress.BarColumn(20)]
-    with progress.Progress(
-        *columns,
-        *counted,
-        console=console,
-        transient=True,
-        refresh_per_second=1 / LOOK,
-        redirect_stdout=False,
-    ) as bar:
-        shown = bar.add_task(printable(name), total=step.expected or None)
-        while _about(step) == about and not ended.wait(LOOK):
-            # An estimate that was too low grows, so that the line never says it is over.
-            total = max(step.expected, step.done) or None
-            bar.update(shown, completed=step.done, total=total if is_sized else None)
-
-
-def _about(step: Step) -> tuple[str, bool, bool]:
-    """What decides how a step is shown: its name, and whether its size and its bytes are known."""
-    return step.phase, bool(step.expected), step.done > COUNTED
+    console = _console()
+    while not (console.is_dumb_terminal or ended.is_set()):
+        name, is_counted = begun = step.phase, step.done > COUNTED
+        rate, elapsed = progress.TransferSpeedColumn(), progress.TimeElapsedColumn()
+        if step.expected:
+            counted = [progress.DownloadColumn(), rate, progress.TimeRemainingColumn(compact=True)]
+        else:
+            counted = [*([progress.FileSizeColumn(), rate] if is_counted else []), elapsed]
+        columns = [progress.TextColumn("{task.description}", markup=False), progress.BarColumn(20)]
+        with progress.Progress(
+            *columns,
+            *counted,
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            refresh_per_second=1 / LOOK,
+        ) as bar:
+            shown = bar.add_task(printable(name), total=step.expected or None)
+            while (step.phase, step.done > COUNTED) == begun and not ended.wait(LOOK):
+                # An estimate that was too low grows, so that the line never says it is over.
+                total = max(step.expected, step.done) if step.expected else None
+                bar.update(shown, completed=step.done, total=total)
 
 
 def _console() -> Console:

@@ -31,8 +31,13 @@ def changed(before: int | None, now: int | None) -> tuple[str, str, str]:
 
 
 def short(name: str, most: int = 38) -> str:
-    """A name that takes no more than `most` characters, with its end: schemas repeat."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    """A name that takes no more than `most` columns, with its end: schemas repeat."""
+    from rich.cells import cell_len
+
+    end = name = printable(name, keep="")
+    while cell_len(end) > most - (end != name):
+        end = end[1:]
+    return name if end == name else f"…{end}"
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
@@ -55,14 +60,6 @@ def clock(when: datetime, now: datetime | None = None) -> str:
     """The local time of day, with the date unless that is today: 23:34."""
     local, today = when.astimezone(), (now or datetime.now(UTC)).astimezone()
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%Y-%m-%d %H:%M}"
-
-
-def fitted(text: str, most: int) -> str:
-    """Text on one line that takes no more than `most` columns, without its end."""
-    from rich.cells import cell_len, set_cell_size
-
-    text = printable(text, keep="")
-    return text if cell_len(text) <= most else f"{set_cell_size(text, most - 1)}…"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbered: bool = False) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,6 @@ from rich.cells import cell_len
 
 from repom.dbops.database import Facts
 from repom.dbops.store.backup import Backup, Origin
-from repom.dbops.upkeep import latest
 from repom.settings import Settings
 from repom.tasks import listing
 from tests.live.cli import invoke
@@ -30,14 +30,21 @@ def made(name: str = "app_20260224T150000Z.dump", **more: Any) -> Backup:
     return Backup(name=name, **{**common, **more})
 
 
-def rows(*backups: Backup, latest: Backup | None = None) -> list[str]:
-    head, _rule, *lines = listing.drawn(backups, latest).splitlines()
+SETTINGS = Settings.load(environ={"POSTGRES_DB": "app"}, cwd=Path("/"))
+
+
+def asked() -> str | None:
+    raise AssertionError("the server was asked")
+
+
+def rows(*backups: Backup, system: Callable[[], str | None] = asked) -> list[str]:
+    head, _rule, *lines = listing.drawn(SETTINGS, backups, system).splitlines()
     return [head, *lines]
 
 
 def test_the_table_shows_name_age_size_and_marks() -> None:
     newest, old = made(), made("app_20250101T000000Z.dump", created_at=NOW - timedelta(days=90))
-    assert rows(newest, replace(old, size=3_800_000, pinned=True), latest=newest) == [
+    assert rows(newest, replace(old, size=3_800_000, pinned=True)) == [
         "Backup                Age      Size      Marks   Branch",
         "app_20260224T150000Z  3 hours   38 MB ▇  latest  main",
         "app_20250101T000000Z  90 days  3.8 MB ▁  pinned  main",
@@ -47,17 +54,16 @@ def test_the_table_shows_name_age_size_and_marks() -> None:
 @pytest.mark.parametrize(
     ("more", "marks"),
     [
-        ({}, ""),
-        ({"pinned": True, "verified": ("complete", "sha256", "drill")}, "pinned, drilled"),
+        ({}, "latest"),
+        ({"pinned": True, "verified": ("complete", "sha256", "drill")}, "latest, pinned, drilled"),
         ({"partial": ("log_*",), "pulled": True}, "partial, pulled"),
         ({"verified": ()}, "unverified"),
         ({"verified": (), "problem": "its checksum differs"}, "damaged"),
-        ({"created_at": NOW + timedelta(days=1)}, "in the future"),
+        ({"created_at": NOW + timedelta(days=1)}, "latest, in the future"),
     ],
 )
 def test_what_is_special_about_a_backup_is_marked(more: dict[str, Any], marks: str) -> None:
-    head, row = rows(replace(made(), origin=Origin(), **more))
-    assert ("Marks" in head) is bool(marks)
+    _head, row = rows(replace(made(), origin=Origin(), **more))
     assert row.partition("▇")[2].strip() == marks
 
 
@@ -84,7 +90,9 @@ def test_the_server_is_shown_where_it_differs(
 ) -> None:
     usual = made(facts=Facts(system_identifier="1"))
     head, _first, row = rows(
-        usual, made(origin=replace(origin, branch=None), facts=Facts(system_identifier=system))
+        usual,
+        made(origin=replace(origin, branch=None), facts=Facts(system_identifier=system)),
+        system=lambda: "1",
     )
     assert ("Server" in head) is bool(shown)
     assert row.partition("▇")[2].strip() == shown
@@ -119,7 +127,7 @@ def test_no_row_is_wider_than_a_terminal_unless_a_name_is(
         )
         for n in range(12)
     ]
-    lines = listing.drawn(backups, backups[0], numbered=numbered).splitlines()
+    lines = listing.drawn(SETTINGS, backups, asked, numbered=numbered).splitlines()
     name = f"{database}_20260224T150000Z"
     rest = "12  " + "  59 minutes" + "  38 MB ▇" + "  latest, drilled"
     assert max(map(cell_len, lines)) <= max(80, len(name) + len("_x") + len(rest))
@@ -127,16 +135,13 @@ def test_no_row_is_wider_than_a_terminal_unless_a_name_is(
     assert "\x1b" not in "".join(lines)
 
 
-def test_nothing_is_asked_of_a_server_for_backups_of_one(tmp_path: Path) -> None:
-    settings = Settings.load(environ={"POSTGRES_DB": "app"}, cwd=tmp_path)
-
-    def system() -> str:
-        raise AssertionError("the server was asked")
-
-    newest = made(facts=Facts(system_identifier="1"))
-    broken = replace(newest, verified=(), problem="damaged")
-    assert latest(settings, [broken, newest], system) is newest
-    assert latest(settings, [broken], system) is None
+def test_the_latest_is_that_of_this_server_and_project() -> None:
+    there = made("app_20260224T160000Z.dump", facts=Facts(system_identifier="2"))
+    here = made("app_20260224T150000Z.dump", facts=Facts(system_identifier="1"))
+    other = made("big_20260224T170000Z.dump", database="big")
+    for mine, marked in (("1", here), ("2", there), (None, there)):
+        _head, *lines = rows(other, there, here, system=lambda known=mine: known)  # type: ignore[misc]
+        assert [line[:20] for line in lines if "latest" in line] == [marked.name[:20]]
 
 
 def test_the_list_marks_what_latest_takes_although_the_database_cannot_be_read(

@@ -19,15 +19,19 @@ class Step:
     :param phase: what is done, for people: Dumping app.
     :param expected: bytes that it will take, about; 0 when that is not known.
     :param done: bytes so far; stays 0 where none can be counted.
+    :param after: the phase that follows when they are all there.
     """
 
     phase: str
     expected: int = 0
     done: int = 0
+    after: str = ""
 
     def advance(self, count: int) -> None:
         """Count bytes that were moved."""
         self.done += count
+        if self.after and self.done >= self.expected:
+            self.expected, self.done, self.phase, self.after = 0, 0, self.after, ""
 
 
 #: Follows a step from its begin to its end.
@@ -70,3 +74,13 @@ def advance(count: int) -> None:
     """Count bytes for the step that this thread is in, if it is in one."""
     if step := _current.get():
         step.advance(count)
+
+
+def rename(phase: str, expected: int = 0) -> None:
+    """Begin another part, with a name of its own, of the step that this thread is in.
+
+    :param expected: bytes that it takes; once they were moved, the name is as before.
+    """
+    if step := _current.get():
+        step.after = (step.after or step.phase) if expected else ""
+        step.expected, step.done, step.phase = expected, 0, phase

@@ -20,6 +20,7 @@ ROOMS = {
     "repom.runners": CONFIGURED,
     "repom.dbops": CONFIGURED | {"repom.runners"},
     "repom.server": CONFIGURED | {"repom.runners"},
+    "repom.__main__": {"repom.tasks"},
     "repom.tasks": CONFIGURED | {"repom.runners", "repom.dbops", "repom.server", "repom"},
 }
 

@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 
-from repom.errors import NotFound
+from repom.errors import NotFound, RepomError
 from repom.settings import Settings, Source
 
 from . import work
@@ -77,10 +77,12 @@ def carry_out_undo(plan: Undo) -> Restored:
     return Restored(database.name, kept.name, replaced, since(started))
 
 
-def undoable(settings: Settings) -> tuple[Kept, ...]:
-    """What `undo` could put back, newest first.
-
-    :raises RepomError: the database cannot be asked.
-    """
-    with closing(open_database(settings, "psql")) as database:
-        return database.survey().kept
+def look(settings: Settings) -> Survey:
+    """What is there, with the undo copies; never fails, since backups can be listed while the
+    server is down."""
+    try:
+        with closing(open_database(settings, "psql")) as database:
+            return database.survey()
+    except RepomError as error:
+        log.info("Could not check for undo copies: %s", error.message)
+        return Survey(exists=False, size=0)

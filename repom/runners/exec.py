@@ -16,6 +16,7 @@ from typing import BinaryIO, ClassVar
 
 from invoke.runners import Result
 
+from repom import progress
 from repom.errors import CommandFailed, RepomError
 
 from . import process
@@ -115,12 +116,15 @@ class ExecRunner:
         inside = f"/tmp/{self.session}-{secrets.token_hex(4)}"
         if path.is_dir():
             size = sum(member.stat().st_size for member in path.iterdir())
+            progress.rename(f"Copying into {self.where}", size)
             wrapped = _staged(argv, inside, FOLDER, size)
             return self.run(wrapped, stdin=packed(path), stdout=stdout, env=env, watch=watch)
         # dd takes no byte more than it is told, which not every head is true of.
         first = f"dd bs=1 count={len(listing)} of=$f-list 2>/dev/null; " if listing else ""
         argv = [*argv, f"--use-list={inside}-list"] if listing else argv
-        wrapped = _staged(argv, inside, first + FILE, path.stat().st_size)
+        size = path.stat().st_size
+        progress.rename(f"Copying into {self.where}", size)
+        wrapped = _staged(argv, inside, first + FILE, size)
         with path.open("rb") as file:
             blocks = chain([listing], iter(lambda: file.read(1 << 20), b""))
             stdin: Stdin = blocks if listing else file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import shlex
@@ -77,6 +78,8 @@ class Process:
     ) -> None:
         self.argv, self._stdout, self._fed = list(argv), stdout, 0
         is_pumped = stdin is not None and not hasattr(stdin, "fileno")
+        #: A file that the program reads by itself: its offset says how far it has come.
+        self._read = stdin if isinstance(stdin, io.IOBase) and stdin.seekable() else None
         source: Any = (
             subprocess.PIPE if is_pumped else subprocess.DEVNULL if stdin is None else stdin
         )
@@ -140,7 +143,8 @@ class Process:
     def _moved(self) -> int:
         """Bytes that went in or out so far."""
         written = os.fstat(self._stdout.fileno()).st_size if self._stdout else 0
-        return self._fed + written
+        read = os.lseek(self._read.fileno(), 0, os.SEEK_CUR) if self._read else 0
+        return self._fed + read + written
 
     def _check_stall(self, watch: Watch | None) -> None:
         """A program that loads may be silent for long: an index takes the time it takes.

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -30,6 +30,8 @@ DEFAULTS = {"repom": dict.fromkeys(KEYS)}
 
 #: Programs that start tasks.
 PROGRAMS = (PROGRAM, "inv", "invoke")
+#: Characters that tables are drawn with, and others of their width that every encoding has.
+PLAIN = str.maketrans("▁▂▃▅▇─…–", "_.-=#-~-")
 _started_as = ""
 
 
@@ -188,7 +190,10 @@ def show(value: Any) -> None:
 def _write(stream: TextIO, text: str) -> None:
     """Write a line, with characters escaped that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(PLAIN).encode(encoding, "backslashreplace").decode(encoding)
     print(text, file=stream, flush=True)
 
 
@@ -216,19 +221,28 @@ def is_terminal() -> bool:
     return all(s is not None and not s.closed and s.isatty() for s in streams)
 
 
-def ask(question: str) -> str:
+class Lost(str):
+    """The part of a question that says what will be lost; a terminal shows it bold."""
+
+
+def ask(*question: str) -> str:
     """Ask on standard error and return the line that was typed; empty at the end of input."""
-    print(printable(question), end=" ", file=sys.stderr, flush=True)
+    for part in question:
+        text, is_bold = printable(part), isinstance(part, Lost) and line.has_colour()
+        shown = f"\x1b[1m{text}\x1b[0m" if is_bold else text
+        print(shown, end=" ", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
 
 
-def confirm(question: str, yes: bool) -> bool:
+def confirm(question: Sequence[str], yes: bool) -> bool:
     """Whether to proceed: `yes`, or the answer at the terminal, by default No.
+
+    :param question: its parts.
 
     :raises Refused: there is no terminal to ask on.
     """
     if yes:
         return True
     if not is_terminal():
-        raise Refused(f"{question} No terminal to ask on", "Pass --yes to proceed")
-    return ask(f"{question} [y/N]").lower() in ("y", "yes")
+        raise Refused(f"{' '.join(question)} No terminal to ask on", "Pass --yes to proceed")
+    return ask(*question, "[y/N]").lower() in ("y", "yes")

@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from repom.errors import CommandFailed, Damaged, Refused, RepomError, SettingsError, advice
+from repom.errors import CommandFailed, Damaged, Refused, SettingsError, advice
 from repom.settings import Settings
 from repom.settings.values import duration, listed, whole_number
 
-from . import questions
+from . import listing, questions
 from .console import DEFAULTS, ask, command, confirm, is_terminal, run, say, show, standard_input
 from .tables import age, changed, clock, counted, short, size, table
 
@@ -202,21 +203,19 @@ def _chosen(settings: Settings, name: str | None, latest: bool) -> Iterator[Back
     elif name is not None or latest:
         yield upkeep.find_backup(settings, name)
     elif is_terminal():
-        yield _menu(upkeep.list_backups(settings))
+        yield _menu(settings, upkeep.list_backups(settings))
     else:
         raise SettingsError("No backup selected", "Pass --latest or --backup NAME")
 
 
-def _menu(backups: Sequence[Backup]) -> Backup | None:
+def _menu(settings: Settings, backups: Sequence[Backup]) -> Backup | None:
     """Ask for one of the backups by its number; ``None`` when the user cancels."""
+    from repom.dbops import work
+
     if not backups:
         make_one = advice("Make one with: {}", "db.backup")
         raise SettingsError("There are no backups to choose from", make_one)
-    rows = [
-        (b.name, size(b.size), age(b.created_at), "newest" if number == 0 else "")
-        for number, b in enumerate(backups)
-    ]
-    say(table(("Backup", "Size", "Age", ""), rows, numbered=True))
+    say(listing.drawn(settings, backups, lambda: work.system_of(settings), numbered=True))
     while True:
         answer = ask(f"Which one? [1-{len(backups)}, q cancels]")
         if answer.lower() in ("", "q"):
@@ -235,7 +234,7 @@ def _agreed(plan: Plan, yes: bool, *, piped: bool) -> bool:
         return True
     question = questions.about_restore(plan)
     if piped:
-        raise Refused(f"{question} Standard input cannot answer", "Pass --yes to proceed")
+        raise Refused(f"{' '.join(question)} Standard input cannot answer", "Pass --yes to proceed")
     return confirm(question, yes)
 
 
@@ -266,36 +265,22 @@ def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False
 def list_(c: Context, json: bool = False) -> None:
     """Show the backups, newest first, and the undo copies."""
     from repom.dbops import upkeep
+    from repom.dbops.undo import look
 
     settings = Settings.load(c.config)
     backups = upkeep.list_backups(settings)
     if json:
         show([b.as_json() for b in backups])
         return
+    survey = cache(lambda: look(settings))  # the server is asked once, for two answers
     if backups:
-        show(table(("Backup", "Database", "Size", "Age", "Verified"), map(_row, backups)))
+        show(listing.drawn(settings, backups, lambda: survey().system_identifier))
     else:
         say(f"There are no backups in {settings.backup_dir}")
-    _show_undo_copies(settings)
-
-
-def _row(b: Backup) -> tuple[str, ...]:
-    marked = {"pinned": b.pinned, "pulled": b.pulled, "partial": b.partial}
-    marks = ", ".join([*b.verified, *(mark for mark, is_set in marked.items() if is_set)])
-    marks = marks or (f"no: {b.problem}" if b.problem else "no")
-    return b.name, b.database, size(b.size), age(b.created_at), marks
-
-
-def _show_undo_copies(settings: Settings) -> None:
-    """Never fails: the backups can be listed while the server is down."""
-    from repom.dbops.undo import undoable
-
-    try:
-        copies = undoable(settings)
-    except RepomError as error:
-        say(f"Could not check for undo copies: {error.message}")
-        return
-    for number, each in enumerate(copies):
+    for b in backups:
+        if b.problem:
+            say(f"{b.name} does not count: {b.problem}")
+    for number, each in enumerate(survey().kept):
         how = f"; to bring it back: {run('db.undo')}" if number == 0 else ""
         say(f"Undo copy: {questions.undo_copy(each)}{how}")
 

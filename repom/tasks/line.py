@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DELAY = 1.0  # seconds that a step may take before it is shown
-LOOK = 0.1  # seconds between two looks at a step
+LOOK = 0.25  # seconds between two looks at a step
+COUNTED = 100_000  # bytes from which they say something; fewer may be a script's own
 
 
 @contextmanager
@@ -44,31 +45,33 @@ def has_colour() -> bool:
 
 
 def _draw(step: Step, ended: threading.Event) -> None:
+    """Show the step; anew when another part begins, or when more is known of its size."""
     if ended.wait(DELAY):
         return
     from rich import progress
 
     console = _console()
-    if console.is_dumb_terminal:
-        return
-    rate, elapsed = progress.TransferSpeedColumn(), progress.TimeElapsedColumn()
-    if step.expected:
-        counted = [progress.DownloadColumn(), rate, progress.TimeRemainingColumn(compact=True)]
-    else:
-        counted = [*([progress.FileSizeColumn(), rate] if step.done else []), elapsed]
-    columns = [progress.TextColumn("{task.description}", markup=False), progress.BarColumn(20)]
-    with progress.Progress(
-        *columns,
-        *counted,
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-    ) as bar:
-        shown = bar.add_task(printable(step.phase), total=step.expected or None)
-        while not ended.wait(LOOK):
-            # An estimate that was too low grows, so that the line never says it is over.
-            total = max(step.expected, step.done) or None
-            bar.update(shown, completed=step.done, total=total)
+    while not (console.is_dumb_terminal or ended.is_set()):
+        name, is_counted = begun = step.phase, step.done > COUNTED
+        rate, elapsed = progress.TransferSpeedColumn(), progress.TimeElapsedColumn()
+        if step.expected:
+            counted = [progress.DownloadColumn(), rate, progress.TimeRemainingColumn(compact=True)]
+        else:
+            counted = [*([progress.FileSizeColumn(), rate] if is_counted else []), elapsed]
+        columns = [progress.TextColumn("{task.description}", markup=False), progress.BarColumn(20)]
+        with progress.Progress(
+            *columns,
+            *counted,
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            refresh_per_second=1 / LOOK,
+        ) as bar:
+            shown = bar.add_task(printable(name), total=step.expected or None)
+            while (step.phase, step.done > COUNTED) == begun and not ended.wait(LOOK):
+                # An estimate that was too low grows, so that the line never says it is over.
+                total = max(step.expected, step.done) if step.expected else None
+                bar.update(shown, completed=step.done, total=total)
 
 
 def _console() -> Console:

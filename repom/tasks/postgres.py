@@ -98,7 +98,7 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
 
     settings = Settings.load(c.config)
     seen = server.removable(settings, volume=True) if volume and not settings.dry else None
-    if seen and not console.confirm("" if yes else _question(settings, seen), yes):
+    if seen and not console.confirm([] if yes else _question(settings, seen), yes):
         console.say("Nothing was removed")
         return
     before = server.remove(settings, volume=volume, seen=seen)
@@ -111,10 +111,11 @@ def remove(c: Context, volume: bool = False, yes: bool = False) -> None:
     console.show(f"Removed {before.name}{kept}")
 
 
-def _question(settings: Settings, seen: Server) -> str:
+def _question(settings: Settings, seen: Server) -> list[str]:
     data = seen.data or "the container"
     holds = f"{seen.database} ({contents(_of_server(settings, seen))})"
-    return f"Delete {seen.name} and its data in {data}? All of its databases will be lost: {holds}."
+    asked = f"Delete {seen.name} and its data in {data}? All of its databases will be lost:"
+    return [asked, console.Lost(f"{holds}.")]
 
 
 def _of_server(settings: Settings, seen: Server) -> Settings:

@@ -1,4 +1,4 @@
-"""What users are asked before something is replaced or deleted."""
+"""What users are asked before something is replaced or deleted, in parts of one text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from repom.errors import NotFound, RepomError
 from repom.settings import Settings
 
+from .console import Lost
 from .tables import age, counted, size
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from repom.dbops.undo import Undo
 
 
-def about_restore(plan: Plan) -> str:
+def about_restore(plan: Plan) -> list[str]:
     where = place(plan.database, plan.engine)
     made = f", made {age(plan.backup.created_at)}" if plan.backup.created_at else ""
     parts = [f"Restore {plan.backup.name} ({size(plan.backup.size)}{made}) into {where}?"]
@@ -31,15 +32,15 @@ def about_restore(plan: Plan) -> str:
         parts.append("The file has no manifest, so its integrity cannot be checked.")
     parts += _left_out(plan.backup.partial)
     if not plan.survey.exists:
-        return " ".join(parts)
-    return " ".join([*parts, *_replaced(plan, plan.database, in_place=plan.in_place)])
+        return parts
+    return [*parts, *_replaced(plan, plan.database, in_place=plan.in_place)]
 
 
-def about_pull(plan: Pull, excluded: Sequence[str]) -> str:
+def about_pull(plan: Pull, excluded: Sequence[str]) -> list[str]:
     found, here = plan.facts, place(plan.target, plan.engine)
     size_there = f"{size(found.size)}, {counted(found.tables or 0, 'table')}"
     asked = f"Copy {plan.source.name} on {plan.source.where} ({size_there}) into {here}?"
-    return " ".join([asked, *_left_out(excluded), *_replaced(plan, plan.target)])
+    return [asked, *_left_out(excluded), *_replaced(plan, plan.target)]
 
 
 def _left_out(partial: Sequence[str]) -> list[str]:
@@ -58,28 +59,30 @@ def _replaced(plan: Plan | Pull, database: Database, *, in_place: bool = False) 
     else:
         back = "db.undo brings it back"
     now = contents(plan.settings, database, plan.survey.size)
-    yield f"The current database ({now}) will be replaced; {back}."
+    yield Lost(f"The current database ({now})")
+    yield f"will be replaced; {back}."
     yield from [*_ended(plan.survey.sessions), *plan.survey.notes]
     for old in [] if in_place else work.to_delete(plan.settings, plan.survey):
-        yield f"The earlier undo copy ({undo_copy(old)}) will be deleted."
+        yield Lost(f"The earlier undo copy ({undo_copy(old)})")
+        yield "will be deleted."
 
 
-def about_undo(plan: Undo) -> str:
+def about_undo(plan: Undo) -> list[str]:
     where = place(plan.database, plan.engine)
     parts = [f"Bring the undo copy ({undo_copy(plan.kept)}) back as {where}?"]
     if plan.survey.exists:
         parts.append("The current database will be kept as the new undo copy.")
-    return " ".join([*parts, *_ended(plan.survey.sessions), *plan.survey.notes])
+    return [*parts, *_ended(plan.survey.sessions), *plan.survey.notes]
 
 
-def about_prune(planned: Pruned) -> str:
+def about_prune(planned: Pruned) -> list[str]:
     """What a prune of every server's backups would delete; `planned` deletes at least one."""
     gone = [b for b, _reason in planned.deleted]
     places = sorted({b.origin.where or "an unknown server" for b in gone})
     total = f"{counted(len(gone), 'backup')} ({size(sum(b.size for b in gone))})"
     ages = f"the oldest made {age(gone[-1].created_at)}, the newest {age(gone[0].created_at)}"
     kept = counted(len(planned.kept), "backup")
-    return f"Delete {total} of {', '.join(places)}, {ages}? {kept} will be kept."
+    return [Lost(f"Delete {total}"), f"of {', '.join(places)}, {ages}? {kept} will be kept."]
 
 
 def place(database: Database, engine: str) -> str:

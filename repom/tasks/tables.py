@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+GAP = "  "  # between two columns of a table
+
 
 def size(count: int) -> str:
     """A number of bytes in decimal units: 38 MB."""
@@ -29,8 +31,13 @@ def changed(before: int | None, now: int | None) -> tuple[str, str, str]:
 
 
 def short(name: str, most: int = 38) -> str:
-    """A name that takes no more than `most` characters, with its end: schemas repeat."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    """A name that takes no more than `most` columns, with its end: schemas repeat."""
+    from rich.cells import cell_len
+
+    end = name = printable(name, keep="")
+    while cell_len(end) > most - (end != name):
+        end = end[1:]
+    return name if end == name else f"…{end}"
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
@@ -60,18 +67,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbered: bool 
 
     :param numbered: begin each row with its number, from 1.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.cells import cell_len
 
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in [*(["#"] if numbered else []), *head]:
-        drawn.add_column(name, no_wrap=True, overflow="ignore")
-    for number, row in enumerate(rows, 1):
-        cells = [*([str(number)] if numbered else []), *row]
-        drawn.add_row(*(Text(printable(cell, keep="")) for cell in cells))  # no markup
-    console = Console(width=1000, force_terminal=False, no_color=True, highlight=False)
-    with console.capture() as capture:
-        console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))
+    lines = [[*head], *([printable(cell, keep="") for cell in row] for row in rows)]
+    if numbered:
+        lines = [[str(number or "#"), *line] for number, line in enumerate(lines)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+    drawn = [
+        GAP.join(cell + " " * (w - cell_len(cell)) for cell, w in zip(line, widths, strict=True))
+        for line in lines
+    ]
+    return "\n".join(line.rstrip() for line in [drawn[0], rule, *drawn[1:]])

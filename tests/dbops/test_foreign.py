@@ -115,8 +115,9 @@ def test_the_list_says_what_is_wrong(settings: Settings) -> None:
     ended = invoke(settings.project, "db.list")
 
     assert ended.status == 0
-    assert "manifest" in ended.out
-    assert "size" in ended.out
+    assert ended.out.count("damaged") == 2
+    assert "does not count: The manifest of " in ended.err
+    assert f"{short.name} does not count: The size of {short.name} differs" in ended.err
 
 
 def test_a_manifest_beside_a_file_from_elsewhere_vouches_for_nothing_in_place(

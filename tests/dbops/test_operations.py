@@ -21,7 +21,7 @@ from repom.dbops import upkeep
 from repom.dbops.restore import plan_restore
 from repom.dbops.store import store
 from repom.dbops.store.backup import Backup
-from repom.dbops.undo import undoable
+from repom.dbops.undo import look
 from repom.errors import (
     CommandFailed,
     Damaged,
@@ -244,7 +244,7 @@ def test_what_is_only_put_aside_is_not_said_to_push_a_kept_one_out(
     dbops.restore(made, settings)
 
     assert "Deleting the older undo copy" not in caplog.text
-    assert len(undoable(settings)) == 1
+    assert len(look(settings).kept) == 1
     dbops.restore(made, settings)
     assert "Deleting the older undo copy" in caplog.text
 
@@ -258,7 +258,7 @@ def test_an_in_place_restore_of_sqlite_is_kept_for_an_undo_like_any_other(
         rename(settings, text)
         assert dbops.restore(made, settings, in_place=True).replaced
 
-    assert len(undoable(settings)) == 2
+    assert len(look(settings).kept) == 2
 
 
 def test_what_backup_returns_can_be_verified_and_pinned(settings: Settings) -> None:
@@ -513,7 +513,7 @@ def test_an_undo_is_its_own_inverse(settings: Settings) -> None:
     for _ in range(4):
         dbops.undo(settings)
         seen.append(title(settings))
-        assert len(undoable(settings)) == 1
+        assert len(look(settings).kept) == 1
 
     assert seen == ["second", "first", "second", "first"]
 
@@ -538,7 +538,7 @@ def test_as_many_replaced_databases_are_kept_as_configured(settings: Settings, k
 
         assert (1 if keep and number >= keep else 0) == len(going)
 
-    kept = undoable(settings)
+    kept = look(settings).kept
     assert keep == len(kept)
     assert (kept[0].name if keep else None) == done.replaced
     assert [f"number {n}" for n in (3, 2, 1)][:keep] == [

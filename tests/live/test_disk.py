@@ -24,7 +24,7 @@ from repom import dbops
 from repom.dbops.archive.codecs import zstd
 from repom.dbops.store.backup import Backup
 from repom.dbops.store.manifest import check
-from repom.dbops.undo import undoable
+from repom.dbops.undo import look
 from tests import requires
 from tests.live import faults, inject
 from tests.live.cli import Ended, environment, invoke
@@ -108,12 +108,12 @@ def test_a_restore_that_fails_once_it_is_committed_keeps_the_old_data(
     before = at.generation()
     rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)"
     at.execute(f"PRAGMA journal_mode = {mode}; CREATE TABLE more AS {rows} SELECT i FROM n;")
-    known = undoable(at.settings)
+    known = look(at.settings).kept
     task = task_of(at, "restore", 3 - before)
     ended, lines = inject.traced(at.project, at.env, task, f"{call}:error=ENOSPC:when=1+")
     assert any(inject.is_ours(at.project, hit) for hit in inject.hits(lines)), "nothing failed"
     if at.generation() == before:
-        assert undoable(at.settings) == known, "nothing was replaced"
+        assert look(at.settings).kept == known, "nothing was replaced"
     else:
         assert before in kept(at), f"the old data are gone; {ended.err}"
 
@@ -158,7 +158,7 @@ def judged(at: Scene, verb: str, fault: str) -> bool:
 
 def kept(at: Scene) -> set[int]:
     """The generations that `db.undo` could bring back."""
-    return {at.generation(k.name) for k in undoable(at.settings)}
+    return {at.generation(k.name) for k in look(at.settings).kept}
 
 
 def follow_up(at: Scene, said: str) -> None:

@@ -26,7 +26,7 @@ from repom.dbops.archive.staging import WorkingFolder
 from repom.dbops.database import Survey
 from repom.dbops.sqlite import reading
 from repom.dbops.sqlite.sqlite import Sqlite
-from repom.dbops.undo import undoable
+from repom.dbops.undo import look
 from repom.errors import Refused
 from repom.settings import Settings
 from tests import requires
@@ -322,7 +322,7 @@ def test_another_page_size_does_not_go_under_a_program_that_holds_a_wal(project:
         assert "1024" in ended.last
         assert other.execute("SELECT count(*) FROM link").fetchone() == (2,)
     assert facts(path) == had
-    assert undoable(settings) == ()
+    assert look(settings).kept == ()
     assert invoke(project, "db.restore", "--backup", made.name, "--yes", env=env).status == 0
 
 
@@ -627,14 +627,14 @@ def test_an_undo_copy_of_version_0_1_is_found_undone_and_retired(project: Path) 
     stamp = ".app.db.repom_undo_20260224T150000000000Z_0123abcd"
     make(project / stamp)
     settings = settings_of(project)
-    assert [k.name for k in undoable(settings)] == [str(project / stamp)]
+    assert [k.name for k in look(settings).kept] == [str(project / stamp)]
     dbops.undo(settings)
     assert ask(path, "SELECT * FROM t") == [("old",)]
     assert not (project / stamp).exists()
     make(project / stamp, "CREATE TABLE older (x)")
     dbops.restore(dbops.backup(settings), settings)
     assert not (project / stamp).exists()
-    assert len(undoable(settings)) == 1
+    assert len(look(settings).kept) == 1
 
 
 ODD: dict[str, Callable[[Path], object]] = {

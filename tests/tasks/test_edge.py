@@ -192,6 +192,48 @@ def test_in_python_a_hint_names_the_console_script() -> None:
 
 # -- signals ------------------------------------------------------------------------------
 
+LOADING = """
+import sys, time
+from repom.__main__ import main
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "repom.tasks":
+            print("loading", flush=True)
+            time.sleep(20)
+sys.meta_path.insert(0, Slow())
+main()
+"""
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_the_tasks_are_loaded_ends_quietly(project: Path, name: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADING, "db.list"],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout and child.stderr and child.stdout.readline() == b"loading\n"
+        child.send_signal(getattr(signal, name))
+        assert child.wait(10) == 128 + getattr(signal, name)
+        assert child.stderr.read() == b""
+
+
+def test_the_package_runs_as_the_console_script(project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "repom", "db.restore", "--latest"],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.endswith("Make one with: repom db.backup\n")
+
+
 STUCK = """
 import time
 from repom.tasks import ns

@@ -39,6 +39,7 @@ KEYS = [
     "commit",
     "branch",
     "migration",
+    "problem",
 ]
 
 
@@ -198,14 +199,14 @@ def test_an_interrupted_restore_leaves_the_old_data(project: Path, name: str, st
     assert not list(path.parent.rglob("*.scratch_*"))
 
 
-def at_a_terminal(project: Path, *task: str, answers: str) -> str:
+def at_a_terminal(project: Path, *task: str, answers: str, **env: str) -> str:
     """Run a task at a terminal, type the answers, and return what was seen."""
     pty = pytest.importorskip("pty", reason="missing on this machine: pseudo-terminals")
     main, other = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "invoke", *task],
         cwd=project,
-        env=environment(),
+        env=environment(**{"TERM": "dumb", **env}),
         stdin=other,
         stdout=other,
         stderr=other,
@@ -234,7 +235,7 @@ def test_the_menu_restores_what_is_chosen(project: Path) -> None:
         assert invoke(project, "db.backup", "--label", label).status == 0
     damage(project)
     seen = at_a_terminal(project, "db.restore", answers="92y")
-    assert "newest" in seen
+    assert seen.count("latest") == 1
     assert "9 is not a number between 1 and 2" in seen
     assert "last backed up just now) will be replaced; db.undo brings it back." in seen
     assert "_first" in seen.partition("Restored: ")[2]
@@ -250,6 +251,23 @@ def test_the_menu_can_be_left(project: Path, answers: str) -> None:
     damage(project)
     assert "Nothing was restored" in at_a_terminal(project, "db.restore", answers=answers)
     assert rows(project) == 0
+
+
+@pytest.mark.parametrize(
+    ("env", "is_bold"),
+    [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({}, False)],
+)
+def test_a_question_shows_bold_what_will_be_lost(
+    project: Path, env: dict[str, str], is_bold: bool
+) -> None:
+    assert invoke(project, "db.backup").status == 0
+    seen = at_a_terminal(project, "db.restore", "--latest", answers="n", **env)
+    lost = "The current database (8.2 kB, 1 table, last backed up just now)"
+    start, end = ("\x1b[1m", "\x1b[0m") if is_bold else ("", "")
+    assert f"? {start}{lost}{end} will be replaced; db.undo brings it back. [y/N]" in seen
+    refused = invoke(project, "db.restore", "--latest", env=env)
+    assert (refused.status, "\x1b" in refused.err) == (5, False)
+    assert f"? {lost} will be replaced; db.undo brings it back. No terminal" in refused.err
 
 
 def test_the_collections_can_be_mounted(project: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from repom import progress
 from repom.dbops.archive import script, toc
 from repom.dbops.archive.archive import Archive, major
 from repom.dbops.archive.hook import Hook
@@ -153,6 +154,7 @@ class Load:
         :raises CommandFailed: a statement failed; names its file and its line.
         """
         log.info("%s %s", "Would run" if self.client.runner.dry else "Running", hook.name)
+        progress.rename(f"Running {hook.name}")
         before = ["SET client_encoding TO 'UTF8'", "BEGIN"]
         if self.owner and self.archive.is_archive:
             names = {"live": self.client.login.database, "scratch": scratch}
@@ -184,6 +186,7 @@ class Load:
 
     def _analyze(self, database: str, parts: int) -> None:
         """Make the statistics that did not come along; in several sessions if it pays."""
+        progress.rename(f"Making statistics of {self.client.login.database}")
         others = [
             threading.Thread(target=self._analyze_part, args=(database, part, parts), daemon=True)
             for part in range(1, parts)

@@ -154,6 +154,7 @@ class Backup:
         """What ``--json`` shows: times as ISO 8601 in UTC, sizes in bytes."""
         made = {"where": self.origin.where, "commit": self.origin.commit}
         made |= {"branch": self.origin.branch, "migration": self.facts.migration}
+        made |= {"problem": self.problem or None}
         return self.recorded() | made
 
     def recorded(self) -> dict[str, Any]:

@@ -118,16 +118,13 @@ class Store:
         :raises NotFound: there is no verified backup of this database.
         """
         every = [b for b in self.backups() if b.identity[:2] == identity[:2]]
-        own = [b for b in every if not b.pulled or (b.host and b.identity == identity)]
-        verified = [b for b in own if b.is_verified and not b.partial]
-        dated = [b for b in verified if not is_ahead(b)] or verified
-        if not dated:
+        chosen = latest_of(every, identity, project, system)
+        if not chosen:
             left = next((f"; {b.name} is {_why_left_out(b)}" for b in every if b.is_verified), "")
             raise NotFound(
                 f"There is no verified backup of {identity[1]} in {self.folder}{left}",
                 advice("Make one with: {}", "db.backup"),
             )
-        chosen = _nearest(dated, identity, project, system)
         for newer in every[: every.index(chosen)]:
             log.warning("Left out: %s (%s)", newer.name, _why_left_out(newer))
         if chosen.is_from_other_project(project):
@@ -245,19 +242,36 @@ def _ambiguous(name: str, found: Sequence[str], outside: Path | None) -> Setting
     )
 
 
-def _nearest(
-    dated: list[Backup],
+def latest_of(
+    backups: Sequence[Backup],
     identity: Identity,
     project: Path | None,
     system: Callable[[], str | None],
-) -> Backup:
-    """The first one of this server, else of this project and host, else the first."""
+) -> Backup | None:
+    """What `Store.latest` takes of these, the newest first: the first one of this server, else
+    of this project and host, else the first."""
+    named = [b for b in backups if b.identity[:2] == identity[:2]]
+    copied = [b for b in named if not b.pulled or (b.host and b.identity == identity)]
+    verified = [b for b in copied if b.is_verified and not b.partial]
+    dated = [b for b in verified if not is_ahead(b)] or verified
     known = {b.system_identifier for b in dated if b.system_identifier}
     own = [b for b in dated if b.identity == identity and not b.is_from_other_project(project)]
     shared = bool(known) and len(own) < len(dated)
     mine = system() if shared or len(known) > 1 else None
     same_server = [b for b in dated if mine and b.system_identifier == mine]
-    return [*same_server, *own, *dated][0]
+    return next(iter([*same_server, *own, *dated]), None)
+
+
+def beginning(name: str, names: Sequence[str], most: int) -> str:
+    """What is enough of one of these names for `Store.find`: no extension, and as much of its
+    label as fits into `most` characters, as long as no other begins like that."""
+    found = NAME.fullmatch(name)
+    assert found, "the store lists no other names"
+    whole = found.start("extension")  # with the dot, which tells it from …Z-2 and …Z_label
+    least = found.start("label") + 1 if found["label"] else whole
+    ends = range(max(min(most, whole - 1), least), whole + 1)
+    enough = (name[:n] for n in ends if sum(o.startswith(name[:n]) for o in names) == 1)
+    return next(enough, name).removesuffix(".")
 
 
 def _why_left_out(backup: Backup) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from repom.dbops.store.manifest import guess
 from repom.dbops.store.names import encoded
-from repom.dbops.store.store import Store
+from repom.dbops.store.store import Store, beginning
 from repom.errors import SettingsError
 from tests.dbops.store.making import NOW, SHOP, make
 
@@ -84,3 +84,17 @@ def test_a_name_that_is_taken_is_not_given(target: Store, there: str) -> None:
     (target.folder / f"shop_20260224T150000Z.dump{there}").touch()
 
     assert target.next_name("shop", "custom", None, NOW) == "shop_20260224T150000Z-2.dump"
+
+
+@pytest.mark.parametrize("most", [0, 24, 30, 45, 200])
+def test_a_shown_beginning_of_a_name_finds_that_backup(target: Store, most: int) -> None:
+    labels = [None, "a", "before-migration", "before-migration-2", "before-merge", "b" * 40]
+    made = [make(target, label=label) for label in labels]
+    alike = made[1].name  # copied by hand: one time, two formats and two labels
+    for name in (alike.replace(".dump", ".sql.gz"), alike.replace("_a.", "_ab.")):
+        (target.folder / name).touch()
+    every = [b.name for b in target.backups()]
+    shown = [beginning(name, every, most) for name in every]
+    assert [target.find(each).name for each in shown] == every
+    cut = [each for each, name in zip(shown, every, strict=True) if name.endswith("bbb.dump")]
+    assert max(map(len, cut)) <= max(most, len("shop_20260224T150000Z-6_b"))

@@ -35,7 +35,7 @@ class Plan:
     :param owner: restore owners and grants, too.
     :param in_place: load into the database itself.
     :param hooks: scripts that run in the loaded database before it takes over.
-    :param engine: address of the container engine, when the database is in a container.
+    :param engine: address of the container engine, when that is on another machine.
     """
 
     settings: Settings

@@ -23,7 +23,7 @@ class Undo:
 
     :param survey: what it found.
     :param kept: what would be put back.
-    :param engine: address of the container engine, when the database is in a container.
+    :param engine: address of the container engine, when that is on another machine.
     """
 
     settings: Settings

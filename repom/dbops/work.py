@@ -84,7 +84,7 @@ def identity(settings: Settings) -> Identity:
 
 
 def engine_of(settings: Settings, database: Database, remote: bool) -> str:
-    """The container engine's address, if one is used.
+    """The address of the container engine, if one on another machine is used.
 
     :param remote: whether a database on another machine is allowed, be it reached by its
         own host or by the engine's.
@@ -92,13 +92,13 @@ def engine_of(settings: Settings, database: Database, remote: bool) -> str:
     """
     check_writable(settings)
     endpoint = engine.endpoint(settings.docker) if database.via == "docker" else ""
-    remote_engine = endpoint if engine.is_remote(endpoint) else None
+    remote_engine = endpoint if engine.is_remote(endpoint) else ""
     elsewhere = settings.remote_from(database.via) or remote_engine
     if elsewhere and not remote:
         raise Refused(
             f"{database.name} is on another machine ({elsewhere})", "Pass --remote to allow it"
         )
-    return endpoint
+    return remote_engine
 
 
 # -- the right server ---------------------------------------------------------------------

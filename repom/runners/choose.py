@@ -28,6 +28,7 @@ class Choice:
         SQLite file that a setting names.
     :param reason: a line that says what is used.
     :param container: the container that is meant, also when it does not run.
+    :param whose: its Compose service, or the folder of the project that it is of.
     :param fallback: why the host's programs are used although a container may be meant.
     :param problem: why the database cannot be used at all.
     :param refusal: why it may be read, but not changed; empty when it may be changed.
@@ -39,6 +40,7 @@ class Choice:
     rule: int = 0
     reason: str = ""
     container: Container | None = None
+    whose: str = ""
     fallback: str = ""
     problem: RepomError | None = None
     refusal: str = ""
@@ -175,10 +177,13 @@ def _other(settings: Settings, named: Container) -> Choice:
 
 def _used(settings: Settings, rule: int, found: Container) -> Choice:
     """The container; or, when it does not run, the host's programs where they lead to it."""
-    reason = f"Using Docker container: {found.name}{_whose(settings, rule, found)}"
-    other = _other_folder(settings, found) if rule == 4 else ""
-    refusal = f"Container {found.name} belongs to the project in {other}" if other else ""
-    choice = Choice(rule, reason, found, refusal=refusal)
+    whose, other = _whose(settings, found), _other_folder(settings, found)
+    is_found = rule == 4 and not ownership.is_composed(found, settings.project)
+    port = f"it publishes port {_wanted(settings.address).port}" if is_found else ""
+    why = "; ".join(filter(None, (whose, port)))
+    reason = f"Using Docker container: {found.name}{f' ({why})' if why else ''}"
+    refusal = f"Container {found.name} belongs to the project in {other}"
+    choice = Choice(rule, reason, found, whose, refusal=refusal if rule == 4 and other else "")
     if found.running:
         return choice
     message = f"Container {found.name} is not running ({found.state})"
@@ -196,14 +201,11 @@ def _used(settings: Settings, rule: int, found: Container) -> Choice:
     return replace(choice, fallback=message, warnings=tuple(filter(None, notes)))
 
 
-def _whose(settings: Settings, rule: int, found: Container) -> str:
-    port = _wanted(settings.address).port
-    if ownership.is_composed(found, settings.project) and rule != 1:
-        return f" (service {found.service} of this folder's Compose project)"
-    other = _other_folder(settings, found) if rule == 4 else ""
-    if other:
-        return f" (of the project in {other}; it publishes port {port})"
-    return f" (it publishes port {port})" if rule == 4 else ""
+def _whose(settings: Settings, found: Container) -> str:
+    if ownership.is_composed(found, settings.project):
+        return f"service {found.service} of this folder's Compose project"
+    other = _other_folder(settings, found)
+    return f"of the project in {other}" if other else ""
 
 
 def _other_folder(settings: Settings, found: Container) -> str:

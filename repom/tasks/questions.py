@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def about_restore(plan: Plan) -> list[str]:
-    where = place(plan.database, plan.engine)
+    where = place(plan.settings, plan.database, plan.engine)
     made = f", made {age(plan.backup.created_at)}" if plan.backup.created_at else ""
     parts = [f"Restore {plan.backup.name} ({size(plan.backup.size)}{made}) into {where}?"]
     if plan.origin:
@@ -37,7 +37,7 @@ def about_restore(plan: Plan) -> list[str]:
 
 
 def about_pull(plan: Pull, excluded: Sequence[str]) -> list[str]:
-    found, here = plan.facts, place(plan.target, plan.engine)
+    found, here = plan.facts, place(plan.settings, plan.target, plan.engine)
     size_there = f"{size(found.size)}, {counted(found.tables or 0, 'table')}"
     asked = f"Copy {plan.source.name} on {plan.source.where} ({size_there}) into {here}?"
     return [asked, *_left_out(excluded), *_replaced(plan, plan.target)]
@@ -68,7 +68,7 @@ def _replaced(plan: Plan | Pull, database: Database, *, in_place: bool = False) 
 
 
 def about_undo(plan: Undo) -> list[str]:
-    where = place(plan.database, plan.engine)
+    where = place(plan.settings, plan.database, plan.engine)
     parts = [f"Bring the undo copy ({undo_copy(plan.kept)}) back as {where}?"]
     if plan.survey.exists:
         parts.append("The current database will be kept as the new undo copy.")
@@ -85,9 +85,14 @@ def about_prune(planned: Pruned) -> list[str]:
     return [Lost(f"Delete {total}"), f"of {', '.join(places)}, {ages}? {kept} will be kept."]
 
 
-def place(database: Database, engine: str) -> str:
-    """A database and where it is: app on container shop (engine tcp://build:2375)."""
-    return f"{database.name} on {database.where}{f' (engine {engine})' if engine else ''}"
+def place(settings: Settings, database: Database, engine: str) -> str:
+    """A database and where it is: app on container app-db-1 (service db of this folder's
+    Compose project, engine tcp://build:2375)."""
+    choice = getattr(settings, "choice", None)
+    details = [choice.whose] if choice and database.via == "docker" else []
+    details += [f"engine {engine}"] if engine else []
+    shown = ", ".join(filter(None, details))
+    return f"{database.name} on {database.where}{f' ({shown})' if shown else ''}"
 
 
 def undo_copy(kept: Kept) -> str:

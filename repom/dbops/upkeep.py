@@ -83,7 +83,7 @@ def _own(
     if all_servers:
         return own
     own = [b for b in own if not b.is_guest]
-    same = [b for b in verified if system and b.system_identifier == system]
+    same = [b for b in verified if system and b.system_identifier == system and not b.is_guest]
     return (same or [b for b in own if not (system and b.system_identifier)])[:1]
 
 

@@ -137,10 +137,10 @@ class Backup:
         """Whether both are of the same database, given that its name is the same: from the
         same server (SQLite: with the same id), whichever checkout made them. Without both
         identifiers, the project folders must not differ."""
+        if self.is_guest != other.is_guest:  # a copied server has the identifier of its original
+            return False
         if not (self.system_identifier and other.system_identifier):
-            return self.is_guest == other.is_guest and _may_agree(
-                self.origin.project, other.origin.project
-            )
+            return _may_agree(self.origin.project, other.origin.project)
         if self.system_identifier != other.system_identifier:
             return False
         # A server on a copied volume has the identifier of the original.

@@ -61,7 +61,7 @@ def plan(
     dated = [b for b in own if not is_ahead(b)]
     # One without tables replaces none that has some: it may be what an accident left.
     filled = [b for b in dated if b.facts.tables != 0] or dated
-    whole = [b for b in filled if not b.partial] or filled
+    whole = [b for b in filled if not b.partial] or [b for b in dated if not b.partial]
     least, newer, newer_whole = max(1, keep or 1), 0, 0
     for each in (b for b in dated if not b.pinned):
         if (newer if each.partial else newer_whole) < least:

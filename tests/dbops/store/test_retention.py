@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -136,3 +137,40 @@ def test_a_pulled_backup_of_the_same_name_is_left_alone_by_prune(target: Store) 
     assert deleted == [own[0]]
     deleted = [b for b, _ in plan(target.backups(SHOP), keep=1, same_as=[pulled[1]]).deleted]
     assert deleted == [pulled[0]]
+
+
+def test_a_pulled_backup_of_a_copied_server_is_not_the_projects_own(target: Store) -> None:
+    """A standby and a copied volume have the system identifier of their original."""
+    facts = Facts(system_identifier="7", tables=3)
+    own = make(target, facts=facts)
+    pulled = [make(target, facts=facts, pulled=True) for _ in range(3)]
+
+    deleted = [b for b, _ in plan(target.backups(SHOP), keep=1, same_as=[pulled[2]]).deleted]
+    assert deleted == pulled[1::-1]
+    assert plan(target.backups(SHOP), keep=1, same_as=[own]).deleted == ()
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_the_last_whole_backup_stays_in_every_mixture(target: Store, seed: int) -> None:
+    chance = random.Random(seed)
+    backups = [
+        draft(
+            target,
+            f"b{number}",
+            created_at=NOW - timedelta(hours=number),
+            verified=("complete", "sha256"),
+            facts=Facts(system_identifier=chance.choice(["7", None]), tables=chance.choice([0, 3])),
+            partial=chance.choice([(), (), ("log_*",)]),
+            pulled=chance.random() < 0.3,
+        )
+        for number in range(chance.randint(1, 8))
+    ]
+    same_as = chance.choice(backups)
+
+    planned = plan(backups, keep=chance.randint(1, 3), same_as=[same_as])
+
+    gone = [b for b, _reason in planned.deleted]
+    whole = [b for b in backups if b.is_same_database_as(same_as) and not b.partial]
+    for least in (whole, [b for b in whole if b.facts.tables]):
+        assert not least or [b for b in least if b not in gone]
+    assert [b for b in gone if b.is_guest != same_as.is_guest] == []

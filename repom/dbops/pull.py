@@ -59,6 +59,7 @@ def plan_pull(settings: Settings, *, remote: bool = False) -> Pull:
     given, settings = settings, work.locate(settings, "pg_restore")
     source_at = _source_of(settings)
     origin = replace(given, address=source_at, configured=True, left_open=(), via=via)
+    origin = replace(origin, is_named=False, container=Settings.container, compose_service=None)
     hooks = read_hooks(settings.after_load, settings.backend)
     target = open_database(settings, "pg_restore")
     assert isinstance(target, Postgres)
@@ -68,6 +69,8 @@ def plan_pull(settings: Settings, *, remote: bool = False) -> Pull:
         source = _opened(origin, target)
         with work.closed_on_failure(source), _told_of_source():
             facts = source.identify()
+            if facts.tables == 0:
+                raise Refused(f"{source.name} on {source.where} has no tables", CHECK)
             if survey.exists and target.is_same_as(source):
                 what = f"{source.name} on {source.where} is the database that would be replaced"
                 raise Refused(what, CHECK)

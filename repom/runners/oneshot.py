@@ -1,16 +1,16 @@
-"""Runs client programs that this host lacks in a container of their own: ``docker run --rm``."""
+"""Runs client programs that this host lacks in a container of their own."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from repom.errors import RepomError, Unreachable
+from repom.errors import Unreachable
 from repom.settings.address import Address
 
 from . import engine, process
@@ -23,40 +23,58 @@ IMAGE = re.compile(r"^((?:docker\.io/library/|localhost/)?postgres:(\d+)(?:[.-]\
 
 @dataclass(frozen=True)
 class OneShotRunner(ExecRunner):
-    """Runs each program in a new container on this host's network, so that it reaches the
-    server as a program on this host does; see `runner.Runner`. Not so with Docker Desktop,
-    whose host is a virtual machine: a server on this machine's loopback stays out of reach.
+    """Runs programs in a container on this host's network, so that they reach the server as
+    programs on this host do; see `runner.Runner`. Not so with Docker Desktop, whose host is
+    a virtual machine: a server on this machine's loopback stays out of reach.
 
-    :param container: the image.
-    :param files: what libpq reads, mounted where it lies on this host.
+    :param name: the image.
+    :param idle: runs the container, which ends with its input: at `close`, or when the
+        kernel ends this process.
     """
 
     trusts_local: bool = False
-    files: tuple[str, ...] = ()
+    idle: subprocess.Popen[bytes] = field(kw_only=True)
 
     via: ClassVar[str] = "host"
 
-    def end(self, session: str, seconds: float) -> None:
-        ask = [self.engine, "ps", "-aq", "--filter", f"name={session}-"]
-        with suppress(RepomError):  # it goes on by itself, and is removed at its end
-            listed = HostRunner().run(ask, warn=True, dry=False, timeout=seconds).stdout.split()
-            if listed:
-                end = [self.engine, "rm", "-f", *listed]
-                HostRunner().run(end, warn=True, dry=False, timeout=seconds)
+    def close(self) -> None:
+        """Remove the container, with all that runs in it."""
+        for stream in (self.idle.stdin, self.idle.stdout, self.idle.stderr):
+            assert stream
+            stream.close()
+        with suppress(subprocess.TimeoutExpired):  # the engine goes on by itself
+            self.idle.wait(5)
 
-    def _command(
-        self, argv: Sequence[str], env: Mapping[str, str], *, interactive: bool
-    ) -> list[str]:
-        """The engine keeps no log of it: that would be a copy of every byte of a dump."""
-        names = [*env, *process.inherited(), "HOME"]
-        flags = [
-            *(["-i"] if interactive else []),
-            *("--pull=never", "--network=host", "--log-driver=none"),
-            *("--name", f"{self.session}-{secrets.token_hex(4)}"),
-            *(flag for path in self.files for flag in ("-v", f"{path}:{path}:ro")),
-            *(flag for name in names for flag in ("-e", name)),
-        ]
-        return [self.engine, "run", "--rm", *flags, self.container, *argv]
+
+def start(
+    host: HostRunner | OneShotRunner, image: str, files: tuple[str, ...] = ()
+) -> OneShotRunner:
+    """A runner in a new container. Secrets come with each program: the engine shows everyone
+    the variables that a container was made with, and keeps a log of what it prints.
+
+    :param files: what libpq reads, mounted where it lies on this host.
+    :raises Unreachable: the container does not start.
+    """
+    name = f"{host.session}-{secrets.token_hex(4)}"
+    flags = [
+        *("-i", "--rm", "--pull=never", "--network=host", "--log-driver=none", "--name", name),
+        *(flag for path in files for flag in ("-v", f"{path}:{path}:ro")),
+        *(flag for each in ("HOME", *process.inherited()) for flag in ("-e", each)),
+    ]
+    command = [host.engine, "run", *flags, image, "sh", "-c", "echo && exec cat"]
+    if host.echo:
+        process.log.info("$ %s", process.display(command))
+    how = (host.engine, name, image, host.echo, host.dry, host.session)
+    runner = OneShotRunner(*how, idle=process.start(command, {}, subprocess.PIPE))
+    assert runner.idle.stdout and runner.idle.stderr
+    try:
+        if runner.idle.stdout.readline():  # it runs
+            return runner
+        said = runner.idle.stderr.read().decode(errors="replace").strip()
+        raise Unreachable(f"A container of {image} did not start: {' '.join(said.split())}")
+    except BaseException:
+        runner.close()
+        raise
 
 
 def instead(
@@ -73,10 +91,11 @@ def instead(
     image = (min if server else max)(fitting)[1]
     if server:  # once, when it is known which
         process.log.info("%s, using a one-shot container of %s", why.message, image)
-    if isinstance(host, OneShotRunner) and image == host.container:
-        return host
-    how = (host.echo, host.dry, host.session)
-    return OneShotRunner(host.engine, image, image, *how, files=_files(login))
+    if isinstance(host, OneShotRunner):
+        if image == host.name:
+            return host
+        host.close()
+    return start(host, image, _files(login))
 
 
 def _images(program: str) -> list[tuple[int, str]]:

@@ -277,7 +277,7 @@ def _with_options(settings: Settings, sources: Sources) -> Settings:
         format=read("format", settings.format, values.one_of, *FORMATS),
         jobs=read("jobs", settings.jobs, values.at_least, 1, MOST_JOBS),
         after_load=read("after_load", settings.after_load, values.files, settings.project),
-        pull_url=read("pull_url", settings.pull_url, lambda o, v: url.parse(v, o, quiet=True)),
+        pull_url=read("pull_url", settings.pull_url, lambda o, v: url.parse_source(v, o)),
     )
 
 

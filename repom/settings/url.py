@@ -117,6 +117,18 @@ def parse(text: str, origin: str, *, quiet: bool = False) -> Address | str:
     return _address(decoded, _parameters(parts["query"] or "", origin), origin, quiet)
 
 
+def parse_source(text: str, origin: str) -> Address | str:
+    """The same of a database to copy from, which must be named: libpq's default, a database
+    called as the user, may be an empty one."""
+    parts = _URL.fullmatch(text)
+    target = parse(text, origin, quiet=True)
+    assert parts
+    named = parts["dbname"] or dict(parse_qsl(parts["query"] or "")).get("dbname")
+    if isinstance(target, Address) and not named:
+        raise SettingsError(f"{origin} does not name a database", EXPECTED)
+    return target
+
+
 def of_sqlalchemy(url: URL) -> Address | str:
     """Read the URL that SQLAlchemy has parsed, or a program has put together.
 

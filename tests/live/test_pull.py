@@ -118,6 +118,16 @@ def test_a_database_is_not_pulled_onto_itself(here: Server, project: Path) -> No
     here.sql("DROP DATABASE shop_too", "postgres")
 
 
+def test_an_empty_source_replaces_nothing(here: Server, theirs: Server, project: Path) -> None:
+    before = here.dump()
+    env = here.environment(REPOM_PULL_URL=url("127.0.0.1", theirs.port, "postgres"))
+    ended = invoke(project, "db.pull", "--yes", env=env)
+
+    assert (ended.status, "has no tables" in ended.last) == (5, True), ended.err
+    assert "set POSTGRES_PORT" not in ended.err
+    assert here.dump() == before
+
+
 def test_a_source_is_only_read(here: Server, theirs: Server, project: Path) -> None:
     """What a session of the pull finds set."""
     settings = settings_for(here, project, REPOM_PULL_URL=url(address(theirs)))

@@ -361,6 +361,30 @@ def test_a_remote_server_from_a_one_shot_container(remote: Database, project: Pa
     assert client_containers() == []
 
 
+def test_a_client_container_holds_no_password_and_ends_with_a_killed_run(
+    remote: Database, project: Path
+) -> None:
+    remote.wait()
+    remote.sql("CREATE TABLE held ()")
+    script = "BEGIN; LOCK held; SELECT pg_sleep(60)"
+    argv = ["docker", "exec", remote.container, "psql", "-U", "shop", "-c", script]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    task = [sys.executable, "-m", "invoke", "db.backup"]
+    url = (project / ".env").read_text().partition("=")[2].strip()
+    env = environment(DATABASE_URL=url.replace(":pw@", ":s3cret-canary@"))
+    remote.sql("ALTER ROLE shop PASSWORD 's3cret-canary'")
+    with subprocess.Popen(argv, **quiet) as holder:  # type: ignore[call-overload]
+        with subprocess.Popen(task, cwd=project, env=env, **quiet) as backup:  # type: ignore[call-overload]
+            time.sleep(5)  # by now, pg_dump waits for the table
+            [made] = client_containers()
+            shown = run("docker", "inspect", made)
+            backup.kill()
+        holder.kill()
+
+    assert "s3cret-canary" not in shown and "PGPASSWORD" not in shown
+    assert client_containers() == []
+
+
 def test_no_program_at_all_and_a_wrong_password(remote: Database, project: Path) -> None:
     requires.need(os.name == "posix" and os.geteuid() == 0, "root, to hide the host's programs")
     remote.wait()

@@ -11,9 +11,9 @@ import pytest
 from invoke.exceptions import UnexpectedExit
 from invoke.runners import Result
 
+from repom.runners import oneshot
 from repom.runners.exec import ExecRunner
 from repom.runners.host import HostRunner
-from repom.runners.oneshot import OneShotRunner
 from repom.runners.runner import Runner
 from tests import requires
 from tests.fakes import Answer, FakeDocker, FakeRunner
@@ -48,7 +48,9 @@ def make(request: pytest.FixtureRequest) -> Make:
             return ExecRunner("docker", server.container, server.container), argv
         if request.param == "one-shot":
             requires.image(17)
-            return OneShotRunner("docker", "postgres:17", "postgres:17"), argv
+            runner = oneshot.start(HostRunner(engine="docker"), "postgres:17")
+            request.addfinalizer(runner.close)
+            return runner, argv
         docker: FakeDocker = request.getfixturevalue("docker")
         docker.runs("exec ", f'{SKIP}; exec "$@"')
         return ExecRunner(docker.program, "the-id", "shop"), argv

@@ -8,7 +8,7 @@ import pytest
 
 from repom.errors import Unreachable
 from repom.runners.host import HostRunner
-from repom.runners.oneshot import OneShotRunner, instead
+from repom.runners.oneshot import instead, start
 from repom.settings.address import Address
 from tests.fakes import FakeDocker
 
@@ -19,7 +19,10 @@ IMAGES = r"postgres:15\ndocker.io/library/postgres:16-alpine\npostgres:18.1\nmy/
 
 def chosen(docker: FakeDocker, server: int, images: str = IMAGES) -> str:
     docker.runs("images", f"printf '{images}'")
-    return instead(HostRunner(engine=docker.program), LOGIN, LACKING, server).container
+    docker.runs("run", "echo; cat")
+    runner = instead(HostRunner(engine=docker.program), LOGIN, LACKING, server)
+    runner.close()
+    return runner.name
 
 
 @pytest.mark.parametrize(
@@ -50,12 +53,22 @@ def test_an_engine_on_another_machine_has_other_files_and_networks(docker: FakeD
         chosen(docker, 18)
 
 
-def test_secrets_go_by_name_and_files_are_mounted(tmp_path: Path) -> None:
+def test_secrets_go_to_a_program_and_files_to_the_container(
+    docker: FakeDocker, tmp_path: Path
+) -> None:
     root = tmp_path / "root.crt"
-    runner = OneShotRunner("docker", "postgres:18", "postgres:18", files=(str(root),))
-    command = runner._command(["psql"], {"PGPASSWORD": "s3cret"}, interactive=True)
+    docker.runs("run", "echo; cat")
+    docker.runs("exec", 'printf %s "$PGPASSWORD"')
+    runner = start(HostRunner(engine=docker.program), "postgres:18", (str(root),))
+    said = runner.run(["psql"], env={"PGPASSWORD": "s3cret"}).stdout
+    runner.close()
 
-    assert command[:4] == ["docker", "run", "--rm", "-i"]
-    assert command[-2:] == ["postgres:18", "psql"]
-    assert f"{root}:{root}:ro" in command
-    assert "PGPASSWORD" in command and "s3cret" not in str(command)
+    made, ran = docker.calls
+    assert f"{root}:{root}:ro" in made and "PGPASSWORD" not in made
+    assert said == "s3cret" and "-e PGPASSWORD" in ran and "s3cret" not in ran
+
+
+def test_a_container_that_does_not_start(docker: FakeDocker) -> None:
+    docker.answers("run", stderr="no such image", status=125)
+    with pytest.raises(Unreachable, match="postgres:18 did not start: no such image"):
+        start(HostRunner(engine=docker.program), "postgres:18")

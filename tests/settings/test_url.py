@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, make_url
 
 from repom.errors import SettingsError
 from repom.settings.address import Address
-from repom.settings.url import PASSED, of_sqlalchemy, parse
+from repom.settings.url import PASSED, of_sqlalchemy, parse, parse_source
 from tests.settings.test_settings import POSTGRESQL
 
 CANARY = "s3cretc4nary"
@@ -241,3 +241,11 @@ def test_an_empty_port_is_an_error() -> None:
 
 def test_an_sqlite_path_may_hold_what_a_url_may_not() -> None:
     assert parse("sqlite:////srv/a@b,c/shop#1.db", "x") == "/srv/a@b,c/shop#1.db"
+
+
+@pytest.mark.parametrize("text", ["postgresql://me@prod", "postgresql://me@prod/", "postgres://"])
+def test_a_source_must_name_its_database(text: str) -> None:
+    with pytest.raises(SettingsError, match="does not name a database"):
+        parse_source(text, "REPOM_PULL_URL")
+    named = parse_source("postgresql://me@prod?dbname=app", "REPOM_PULL_URL")
+    assert isinstance(named, Address) and named.database == "app"

@@ -204,11 +204,13 @@ class Client:
         return self._sessions[database].pid if database in self._sessions else 0
 
     def close(self, *databases: str) -> None:
-        """Close the sessions of these databases, or of all."""
+        """Close the sessions of these databases; or all, and a container that was made for them."""
         for each in databases or list(self._sessions):
             if session := self._sessions.pop(each, None):
                 with suppress(Exception):
                     session.close()
+        if not databases and isinstance(self.runner, OneShotRunner):
+            self.runner.close()
 
     # -- programs -----------------------------------------------------------------------
 

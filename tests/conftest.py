@@ -14,7 +14,6 @@ from tests.live.servers import Server, container_server, host_server
 
 CONFIGURATION = ("DATABASE_URL", "POSTGRES_", "REPOM_", "PG", "INVOKE_", "COMPOSE_")
 ENGINE = ("DOCKER_HOST", "DOCKER_CONTEXT")
-KEPT = ("REPOM_TEST_ALL",)
 NOBODY = 65534
 
 
@@ -27,7 +26,7 @@ def isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     live = request.node.get_closest_marker("live")
     for name in os.environ:
         configures = name.startswith(CONFIGURATION) or (name in ENGINE and not live)
-        if configures and name not in KEPT:
+        if configures:
             monkeypatch.delenv(name)
     if not live:
         home = tmp_path.with_name(f"{tmp_path.name}-home")

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 ENGINE_WORK = os.environ.get("ENGINE_WORK", "/var/tmp/repom-engine")
+#: Read here, since the tests themselves run without any configuration.
+ALL = bool(os.environ.get("REPOM_TEST_ALL"))
 REGRESSION = os.environ.get("REPOM_REGRESS_SOURCE")  # an unpacked src/test/regress
 
 
 def need(there: object, what: str) -> None:
     if there:
         return
-    if os.environ.get("REPOM_TEST_ALL"):
+    if ALL:
         pytest.fail(f"missing on this machine: {what}")
     pytest.skip(f"missing on this machine: {what}")
 

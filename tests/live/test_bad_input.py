@@ -17,7 +17,7 @@ import pytest
 
 from repom import dbops
 from repom.errors import Unreachable
-from repom.runners import programs
+from repom.runners import oneshot, programs
 from tests import requires
 from tests.live.cli import Ended, invoke
 from tests.live.servers import PASSWORD, Server, settings_for
@@ -109,7 +109,9 @@ def test_no_container_and_no_program_names_both(
     shop: Server, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(programs, "installed", lambda: ())
-    settings = settings_for(shop, project, REPOM_CONTAINER="repom_nobody")
+    monkeypatch.setattr(oneshot, "_images", lambda program: [])
+    where = {"REPOM_CONTAINER": "repom_nobody", "POSTGRES_PORT": str(shop.port)}
+    settings = settings_for(shop, project, **where)
     with pytest.raises(Unreachable, match=r"repom_nobody.*absent.*not installed") as caught:
         dbops.backup(settings)
     assert "repom postgres.start" in caught.value.hint
@@ -120,7 +122,8 @@ def test_host_programs_older_than_the_server(shop: Server, project: Path) -> Non
     requires.host_binaries()
     newest = max(major for major, _folder in programs.installed())
     requires.need(newest < shop.major, "host programs older than the server")
-    env = shop.environment(POSTGRES_PORT=str(shop.port), REPOM_VIA="host")
+    no_image = {"REPOM_VIA": "host", "REPOM_DOCKER": "no-such-docker"}
+    env = shop.environment(POSTGRES_PORT=str(shop.port), **no_image)
     failed(invoke(project, "db.backup", env=env), 3, "17", str(newest), "nstall")
     assert stored(project) == []
 

@@ -148,7 +148,8 @@ def test_no_error_shows_the_password(postgres_host: Server, project: Path, name:
     for error in chain_of(raised.value):
         error.__suppress_context__ = False  # so that all of it is formatted below
         assert PASSWORD not in repr(error) + repr(vars(error)) + str(error)
-        assert PASSWORD not in repr(vars(getattr(error, "result", object)))
+        result = getattr(error, "result", None)
+        assert PASSWORD not in repr(getattr(result, "__dict__", result))
     whole = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
     text = "".join(whole.format())
     assert "settings = Settings(" in text, "the variables are not in it"

@@ -99,6 +99,7 @@ class FakeDocker:
         self.folder, self.rules = folder, list[str]()
         self.program = str(folder / "docker")
         self.answers("", stderr="docker: not expected by this test", status=64)
+        self.answers("ps --all --quiet")  # no other containers
 
     def answers(self, start: str, stdout: str = "", stderr: str = "", status: int = 0) -> None:
         out, err = shlex.quote(stdout), shlex.quote(stderr)

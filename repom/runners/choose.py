@@ -99,13 +99,13 @@ def choose(settings: Settings, found: Found) -> Choice:
         return Choice()
     inside = settings.via != "host"
     if inside and (named := found.named):  # 1
-        return _named(settings, named)
+        return _named(settings, named, found)
     composed = [c for c in found.composed if c.is_postgres]
     ours = sorted([*composed, *found.own], key=lambda c: not c.running)
     if inside and address.host and not address.is_local:  # 2
         called = [c for c in (*ours, *found.composed) if address.host in c.names]
         if called:
-            return _used(settings, 2, called[0])
+            return _used(settings, 2, called[0], found)
     on_host = _on_host(settings, found, ours)
     if address.host and not address.is_local:  # 3
         return _forced(address, 3, found) if forced else on_host
@@ -113,21 +113,17 @@ def choose(settings: Settings, found: Found) -> Choice:
         wanted = _wanted(address)
         near = [c for c in ours if c.publishes(wanted)]
         far = [c for c in found.others if c.is_postgres and c.running and c.publishes(wanted)]
-        if near and far and not near[0].running:
-            state = f"Container {near[0].name} is not running ({near[0].state})"
-            taken = f"{state}, and container {far[0].name} has its port"
-            return Choice(4, container=near[0], problem=Unreachable(taken, START))
         if near or far:  # 4
-            return _used(settings, 4, (near or far)[0])
+            return _used(settings, 4, (near or far)[0], found)
     if inside and not settings.has_place and composed:  # 5
         made = [c for c in composed if c.id] or composed
         if len(made) > 1:
             return Choice(5, problem=_several(made))
-        return _used(settings, 5, made[0])
+        return _used(settings, 5, made[0], found)
     for own in found.own if inside else ():  # 6
         is_near = address.port is None or own.publishes(_wanted(address))
         if is_near and not address.is_socket_folder:
-            return _used(settings, 6, own)
+            return _used(settings, 6, own, found)
     if settings.configured:  # 7
         return _forced(address, 7, found) if forced else on_host
     return _sqlite(found)  # 8
@@ -137,7 +133,7 @@ def _wanted(address: Address) -> Address:
     return Address(address.host or "localhost", address.port or PORT)
 
 
-def _named(settings: Settings, named: Container) -> Choice:
+def _named(settings: Settings, named: Container, there: Found) -> Choice:
     """Rule 1: the container that a setting names, unless another setting leads elsewhere."""
     address = settings.address
     try:
@@ -152,7 +148,7 @@ def _named(settings: Settings, named: Container) -> Choice:
     is_other = named.bindings and address.is_loopback and address.port is not None
     if is_far or (is_other and not named.publishes(address)):
         return _other(settings, named)
-    return _used(settings, 1, named)
+    return _used(settings, 1, named, there)
 
 
 def _other(settings: Settings, named: Container) -> Choice:
@@ -175,7 +171,7 @@ def _other(settings: Settings, named: Container) -> Choice:
     return Choice(1, _host_reason(address), warnings=(line,), rejected=(line,))
 
 
-def _used(settings: Settings, rule: int, found: Container) -> Choice:
+def _used(settings: Settings, rule: int, found: Container, there: Found) -> Choice:
     """The container; or, when it does not run, the host's programs where they lead to it."""
     whose, other = _whose(settings, found), _other_folder(settings, found)
     is_found = rule == 4 and not ownership.is_composed(found, settings.project)
@@ -195,7 +191,11 @@ def _used(settings: Settings, rule: int, found: Container) -> Choice:
         leads = leads or address.is_socket_folder
     else:
         leads = found.trouble is not Trouble.ABSENT or settings.has_place
-    if settings.via == "docker" or not (leads and settings.configured and rule != 2):
+    if taken := [
+        c.name for c in there.others if c.id != found.id and c.has_port_of(_wanted(address))
+    ]:
+        message = f"{message}, and container {taken[0]} has its port"
+    if settings.via == "docker" or taken or not (leads and settings.configured and rule != 2):
         return replace(choice, problem=Unreachable(message, START))
     notes = (found.note, _other_port(found, address))
     return replace(choice, fallback=message, warnings=tuple(filter(None, notes)))
@@ -245,8 +245,15 @@ def _on_host(settings: Settings, found: Found, ours: Sequence[Container]) -> Cho
     reason, rejected = _host_reason(address), tuple(lines)
     if far:
         return Choice(3, reason, rejected=rejected)
-    fallback = "" if ours else f"Container {default} is not running ({state})"
-    return Choice(7, reason, fallback=fallback, warnings=rejected, rejected=rejected)
+    fallback = f"Container {ours[0].name if ours else default} is not "
+    fallback += f"on {address.where}" if ours else f"running ({state})"
+    # Another program of a container, such as a pooler, has the port.
+    others = [_other_folder(settings, c) for c in found.others if c.has_port_of(_wanted(address))]
+    taken = f"Port {_wanted(address).port} belongs to the project in "
+    refusal = next((taken + folder for folder in others if folder), "")
+    return Choice(
+        7, reason, fallback=fallback, refusal=refusal, warnings=rejected, rejected=rejected
+    )
 
 
 def _unused(found: Container, address: Address) -> str:

@@ -29,6 +29,7 @@ class Container:
     :param id: empty without a container; then `trouble` says why.
     :param bindings: what leads to PostgreSQL in it, or will when it runs; an empty address
         is any.
+    :param published: all addresses and ports of this host that lead into it.
     :param note: why a similar container is not this one, for people.
     :param mounts: folder in the container → volume, or folder of the host.
     :param environment: may hold a password.
@@ -53,6 +54,7 @@ class Container:
     exposes: bool = field(default=False, compare=False)
     program: str = field(default="", compare=False)
     is_postgres: bool = field(default=False, compare=False)
+    published: tuple[Binding, ...] = field(default=(), compare=False)
 
     @property
     def running(self) -> bool:
@@ -93,6 +95,13 @@ class Container:
         has the same port of another address."""
         return any(address.port == port and address.reaches(ip) for ip, port in self.bindings)
 
+    def has_port_of(self, address: Address) -> bool:
+        """Whether it runs, and host and port lead into it, to whatever program."""
+        ports = (*self.published, *self.bindings)
+        return self.running and any(
+            address.port == port and address.reaches(ip) for ip, port in ports
+        )
+
 
 def data_mount(environment: Mapping[str, str], mounts: Iterable[str]) -> str:
     """Which of these folders in a container holds the data; empty when none does."""
@@ -117,6 +126,7 @@ def parse(item: Mapping[str, Any]) -> Container:
             text(m["Destination"]): str(m.get("Name") or m.get("Source") or "") for m in mounts
         },
         environment=environment,
+        published=_published(item),
         aliases=tuple(text(a) for net in networks for a in part(net).get("Aliases") or ()),
         exposes=f"{PORT}/tcp" in part(config.get("ExposedPorts")),
         program=" ".join(" ".join(each) if isinstance(each, list) else str(each) for each in words),
@@ -134,11 +144,23 @@ def _bindings(item: Mapping[str, Any], told: str) -> tuple[Binding, ...]:
         return (("", inner),)
     # The second is what was asked for, and all there is of a stopped container.
     for ports in (network.get("Ports"), host.get("PortBindings")):
-        made = [part(each) for each in part(ports).get(f"{inner}/tcp") or ()]
-        known = [(str(b.get("HostIp") or ""), int(b.get("HostPort") or 0)) for b in made]
-        if found := tuple(b for b in known if b[1]):  # 0: any that is free
+        if found := _ways(part(ports).get(f"{inner}/tcp")):
             return found
     return ()
+
+
+def _published(item: Mapping[str, Any]) -> tuple[Binding, ...]:
+    ports = part(part(item.get("NetworkSettings")).get("Ports"))
+    return tuple(
+        way for inner, made in ports.items() if inner.endswith("tcp") for way in _ways(made)
+    )
+
+
+def _ways(made: Any) -> tuple[Binding, ...]:
+    known = [
+        (str(b.get("HostIp") or ""), int(b.get("HostPort") or 0)) for b in map(part, made or ())
+    ]
+    return tuple(way for way in known if way[1])  # 0: any that is free
 
 
 def is_postgres(engine: Engine, found: Container) -> bool:

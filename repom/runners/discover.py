@@ -124,7 +124,8 @@ def look(settings: Settings, *, always: bool = False) -> Found:
         return Found(files=files)
     if settings.is_named:
         name, service = settings.container, settings.compose_service
-        return Found(find(settings.docker, name, service, project), files=files)
+        named = find(settings.docker, name, service, project)
+        return Found(named, others=_in_its_place(settings, named), files=files)
     has_compose = compose_folder(project) is not None
     if not (always or has_compose or (settings.configured and address.is_local)):
         return Found(files=files)
@@ -136,7 +137,7 @@ def look(settings: Settings, *, always: bool = False) -> Found:
         made = _made(engine)
         own = tuple(c for c in made if is_labelled(c.labels, project))
         composed, unread = _composed(engine, project, made) if has_compose else ((), None)
-        near = [c for c in made if settings.has_place and c.publishes(wanted)]
+        near = [c for c in made if settings.has_place and c.has_port_of(wanted)]
         others = tuple(c for c in near if c not in (*composed, *own))
         at = endpoint(settings.docker) if near else ""
         composed, others = (
@@ -148,14 +149,26 @@ def look(settings: Settings, *, always: bool = False) -> Found:
     return Found(None, composed, own, others, files, has_compose, is_remote(at), unread)
 
 
+def _in_its_place(settings: Settings, named: Container) -> tuple[Container, ...]:
+    """The containers that have the configured port while the one that is meant does not run."""
+    if named.running or (not named.id and named.trouble is not Trouble.ABSENT):
+        return ()
+    wanted = Address(settings.host or "localhost", settings.port or PORT)
+    return tuple(c for c in _made(Engine(settings.docker)) if c.has_port_of(wanted))
+
+
 def _made(engine: Engine) -> list[Container]:
+    """All containers.
+
+    :raises EngineSilent: they change too quickly to be known.
+    """
     for _attempt in range(3):  # a container may be removed between the two questions
         ids = engine.ask("ps", "--all", "--quiet", "--no-trunc").split()
         if not ids:
             return []
         if made := engine.inspect("container", ids, parse):
             return made
-    return []
+    raise EngineSilent(Trouble.OTHER, "containers come and go too quickly to be looked at")
 
 
 def _composed(

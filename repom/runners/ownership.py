@@ -34,9 +34,12 @@ def is_there(folder: str) -> bool:
     """Whether the folder that a label names exists. One in a neighbour's home, which this
     user may not look into, counts."""
     try:
-        return Path(folder).exists()
+        Path(folder).stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
     except OSError:
         return True
+    return True
 
 
 def shown_folder(folder: str) -> str:

@@ -12,14 +12,14 @@ from repom.settings.settings import MARKERS
 def sqlite_files(settings: Settings) -> tuple[str, ...]:
     """SQLite files of the project folder and the folders in it, by their first bytes. A
     folder that is hidden, a virtual environment, a project or the store does not count."""
-    top, others = settings.project, (*MARKERS, "pyvenv.cfg")
+    top, others = settings.project, {*MARKERS, "pyvenv.cfg"}
     inside = [
         folder
         for folder in _entries(top)
         if folder.is_dir() and folder != settings.backup_dir and not folder.name.startswith(".")
-        if not any((folder / each).exists() for each in others)
+        if not others & {path.name for path in _entries(folder)}
     ]
-    paths = [path for folder in (top, *inside) for path in _entries(folder)]
+    paths = [path for folder in (top, *inside) for path in _entries(folder) if path.name[0] != "."]
     return tuple(sorted(p.relative_to(top).as_posix() for p in paths if _is_sqlite(p)))
 
 

@@ -47,6 +47,7 @@ STOPPED: dict[str, Any] = {"state": "exited"}
 ABSENT: dict[str, Any] = {"state": "absent", "id": "", "trouble": Trouble.ABSENT}
 WEB = db("shop-web-1", "web", is_postgres=False)
 NAMED: dict[str, Any] = {"is_named": True, "container": "shop_pg"}
+POOLER = db("other-pooler-1", folder=THERE, published=(("127.0.0.1", 5432),), is_postgres=False)
 BY_NAME = made(None, "shop_pg", port=5432)
 
 
@@ -151,6 +152,9 @@ ROWS = {
     "7 a service that publishes nothing": Row(
         at("localhost", 5432), Found(composed=(db(),)), 7, warns="REPOM_COMPOSE_SERVICE to db"
     ),
+    "7 at the port of another folder's pooler": Row(
+        at("localhost", 5432), Found(others=(POOLER,)), 7, refuses=True
+    ),
     "7 by wish": Row(at(via="host"), Found(), 7),
     "8 one file": Row(
         NOTHING, Found(files=("db.sqlite3",)), 8, says="db.sqlite3", sqlite="db.sqlite3"
@@ -194,6 +198,15 @@ PROBLEMS: dict[str, tuple[Settings, Found, type[Exception], str]] = {
     "no container yet": (NOTHING, Found(composed=(db(**ABSENT),)), Unreachable, "postgres.start"),
     "a named one that is absent": (
         *(at(**NAMED), Found(made(None, "shop_pg", **ABSENT)), Unreachable, "postgres.start"),
+    ),
+    "a named one whose port a neighbour's has": (
+        *(at("localhost", 5432, **NAMED), Found(made(None, "shop_pg", **ABSENT), others=(POOLER,))),
+        *(Unreachable, "container other-pooler-1 has its port"),
+    ),
+    "a stopped service whose port a neighbour's has": (
+        at("localhost", 5432),
+        Found(composed=(db(port=5432, **STOPPED),), others=(POOLER,)),
+        *(Unreachable, "container other-pooler-1 has its port"),
     ),
     "nothing known of the Compose project": (
         *(NOTHING, Found(has_compose=True, silent=DOWN), Unreachable, "daemon is not running"),
@@ -282,7 +295,7 @@ def files(tmp_path: Path, *names: str) -> None:
 
 def test_sqlite_files_are_known_by_their_first_bytes(tmp_path: Path) -> None:
     files(tmp_path, "instance/app.db", "a/b/deep.db", ".hidden/x.db", "venv/x.db", "backups/x.db")
-    files(tmp_path, "sub/x.db")
+    files(tmp_path, "sub/x.db", ".coverage", "instance/.coverage")
     (tmp_path / "venv/pyvenv.cfg").touch()
     (tmp_path / "sub/.env").touch()
     (tmp_path / "other.sqlite3").write_text("text")

@@ -148,7 +148,7 @@ def _recent(target: Store, draft: Backup, age: timedelta) -> Backup | None:
     future does not tell its age."""
     same = (b for b in target.backups(draft.identity) if b.is_same_database_as(draft))
     whole = (b for b in same if b.is_verified and b.partial in ((), draft.partial))
-    ages = ((draft.created_at - b.created_at, b) for b in whole if b.is_guest == draft.is_guest)
+    ages = ((draft.created_at - b.created_at, b) for b in whole)
     return next((b for old, b in ages if timedelta() <= old < age), None)
 
 

@@ -152,8 +152,9 @@ def carry_out_pull(
             log.info("Would restore it into %s", target.name)
             return Restored(target.name, made.name, None, 0.0)
         try:
-            more = (work.examined(made), plan.survey, False, False, plan.engine, plan.hooks)
-            return carry_out(Plan(settings, settings, target, made, *more))
+            archive, how = work.examined(made), (plan.engine, plan.hooks)
+            whole = Plan(settings, settings, target, made, archive, plan.survey, False, False, *how)
+            return carry_out(whole)
         finally:
             if not keep:
                 Store(settings.backup_dir).delete(made)

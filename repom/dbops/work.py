@@ -71,11 +71,11 @@ def open_database(settings: Settings, tool: str) -> Database:
 
 
 def check_writable(settings: Settings) -> None:
-    """:raises Refused: the database was found in another project's container."""
+    """:raises Refused: the database is behind another project's container."""
     choice = locate(settings).choice
-    if choice.refusal and choice.container:
-        name = choice.container.name
-        raise Refused(choice.refusal, f"To change it all the same, set REPOM_CONTAINER={name}")
+    named = f"REPOM_CONTAINER={choice.container.name}" if choice.container else "REPOM_VIA=host"
+    if choice.refusal:
+        raise Refused(choice.refusal, f"To change it all the same, set {named}")
 
 
 def identity(settings: Settings) -> Identity:

@@ -191,10 +191,9 @@ def _used(settings: Settings, rule: int, found: Container, there: Found) -> Choi
         leads = leads or address.is_socket_folder
     else:
         leads = found.trouble is not Trouble.ABSENT or settings.has_place
-    if taken := [
-        c.name for c in there.others if c.id != found.id and c.has_port_of(_wanted(address))
-    ]:
-        message = f"{message}, and container {taken[0]} has its port"
+    near = (c for c in there.others if c.has_port_of(_wanted(address)))
+    if taken := next((c.name for c in near if c.id != found.id), ""):
+        message = f"{message}, and container {taken} has its port"
     if settings.via == "docker" or taken or not (leads and settings.configured and rule != 2):
         return replace(choice, problem=Unreachable(message, START))
     notes = (found.note, _other_port(found, address))

@@ -14,6 +14,8 @@ from .engine import Engine, EngineSilent, Trouble, part, text, texts, variables
 
 #: Label with the project folder on every container that `postgres.start` makes.
 PROJECT_LABEL = "repom.project"
+#: Label on a container that only runs client programs; see `oneshot`.
+CLIENT_LABEL = "repom.client"
 COMPOSE = "com.docker.compose."
 DATA = "/var/lib/postgresql/data"
 #: An address and a port of this host that lead to PostgreSQL in a container.

@@ -13,7 +13,7 @@ from repom.settings import Settings
 from repom.settings.address import PORT, Address
 
 from .compose import compose_folder, read_compose
-from .container import COMPOSE, Container, is_postgres, parse
+from .container import CLIENT_LABEL, COMPOSE, Container, is_postgres, parse
 from .engine import Engine, EngineSilent, Trouble, endpoint, is_remote
 from .ownership import is_composed, is_labelled, shown_folder
 from .sqlite_files import sqlite_files
@@ -115,6 +115,8 @@ def look(settings: Settings, *, always: bool = False) -> Found:
 
     :param always: ask also where nothing says that the project has a server.
     :raises SettingsError: the Compose service that a setting names is not clear.
+    :raises EngineSilent: the named container does not run, and the engine does not say which
+        container has its port.
     """
     project, address = settings.project, settings.address
     if settings.configured and settings.backend == "sqlite" and not always:
@@ -158,7 +160,7 @@ def _in_its_place(settings: Settings, named: Container) -> tuple[Container, ...]
 
 
 def _made(engine: Engine) -> list[Container]:
-    """All containers.
+    """All containers that may hold a server.
 
     :raises EngineSilent: they change too quickly to be known.
     """
@@ -167,7 +169,7 @@ def _made(engine: Engine) -> list[Container]:
         if not ids:
             return []
         if made := engine.inspect("container", ids, parse):
-            return made
+            return [c for c in made if CLIENT_LABEL not in c.labels]
     raise EngineSilent(Trouble.OTHER, "containers come and go too quickly to be looked at")
 
 

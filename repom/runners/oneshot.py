@@ -14,6 +14,7 @@ from repom.errors import Unreachable
 from repom.settings.address import Address
 
 from . import engine, process
+from .container import CLIENT_LABEL
 from .exec import ExecRunner
 from .host import HostRunner
 
@@ -37,13 +38,17 @@ class OneShotRunner(ExecRunner):
 
     via: ClassVar[str] = "host"
 
-    def close(self) -> None:
-        """Remove the container, with all that runs in it."""
+    def close(self) -> HostRunner:
+        """Remove the container, with all that runs in it.
+
+        :returns: the runner that it stood in for.
+        """
         for stream in (self.idle.stdin, self.idle.stdout, self.idle.stderr):
             assert stream
             stream.close()
         with suppress(subprocess.TimeoutExpired):  # the engine goes on by itself
             self.idle.wait(5)
+        return HostRunner("", self.echo, self.dry, self.session, self.engine)
 
 
 def start(
@@ -58,6 +63,7 @@ def start(
     name = f"{host.session}-{secrets.token_hex(4)}"
     flags = [
         *("-i", "--rm", "--pull=never", "--network=host", "--log-driver=none", "--name", name),
+        *("--label", CLIENT_LABEL),
         *(flag for path in files for flag in ("-v", f"{path}:{path}:ro")),
         *(flag for each in ("HOME", *process.inherited()) for flag in ("-e", each)),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from repom.errors import CommandFailed, Damaged, Refused, SettingsError, advice
+from repom.errors import CommandFailed, Damaged, Refused, RepomError, SettingsError, advice
 from repom.settings import Settings
 from repom.settings.values import duration, listed, whole_number
 
@@ -65,10 +65,8 @@ def backup(
 
     began = datetime.now(UTC).replace(microsecond=0)
     settings = Settings.load(c.config, format=format, via=via, keep=keep)
-    excluded, limit = (
-        listed("--exclude-table-data", exclude_table_data),
-        duration("--if-older", if_older),
-    )
+    excluded = listed("--exclude-table-data", exclude_table_data)
+    limit = duration("--if-older", if_older)
     made = dbops.backup(settings, label=label, exclude_table_data=excluded, if_older=limit)
     if made.created_at < began:
         say(f"No backup needed: {made.name} was made {age(made.created_at)}")
@@ -264,7 +262,7 @@ def undo(c: Context, yes: bool = False, remote: bool = False, json: bool = False
 @command(name="list", help={"json": JSON})
 def list_(c: Context, json: bool = False) -> None:
     """Show the backups, newest first, and the undo copies."""
-    from repom.dbops import upkeep
+    from repom.dbops import upkeep, work
     from repom.dbops.undo import look
 
     settings = Settings.load(c.config)
@@ -272,6 +270,8 @@ def list_(c: Context, json: bool = False) -> None:
     if json:
         show([b.as_json() for b in backups])
         return
+    with suppress(RepomError):  # `look` says it
+        settings = work.locate(settings)
     survey = cache(lambda: look(settings))  # the server is asked once, for two answers
     if backups:
         show(listing.drawn(settings, backups, lambda: survey().system_identifier))

@@ -88,9 +88,11 @@ def about_prune(planned: Pruned) -> list[str]:
 def place(settings: Settings, database: Database, engine: str) -> str:
     """A database and where it is: app on container app-db-1 (service db of this folder's
     Compose project, engine tcp://build:2375)."""
-    choice = getattr(settings, "choice", None)
-    details = [choice.whose] if choice and database.via == "docker" else []
-    details += [f"engine {engine}"] if engine else []
+    from repom.runners.choose import Located
+
+    details = [f"engine {engine}"] if engine else []
+    if isinstance(settings, Located) and database.via == "docker":
+        details.insert(0, settings.choice.whose)
     shown = ", ".join(filter(None, details))
     return f"{database.name} on {database.where}{f' ({shown})' if shown else ''}"
 

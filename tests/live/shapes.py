@@ -106,6 +106,9 @@ def round_trip(folder: Path, database: Database, *reasons: str, remote: bool = F
     made = invoke(folder, "db.backup", env=database.env)
     assert (made.status, made.err.count("Backup created")) == (0, 1), made.err
     assert [each for each in reasons if each not in made.err] == [], made.err
+    listed = invoke(folder, "db.list", env=database.env)
+    assert (listed.status, listed.out.count("latest")) == (0, 1), listed
+    assert listed.err.count("Using ") == made.err.count("Using "), listed.err
     database.sql("DROP TABLE item")
     allowed = ("--remote",) if remote else ()
     back = invoke(folder, "db.restore", "--latest", "--yes", *allowed, env=database.env)

@@ -252,8 +252,36 @@ def test_another_folders_container_is_read_and_never_changed(
     assert (backup.status, f"{name}-b-db-1" in backup.err) == (0, True), backup.err
     assert (restore.status, "REPOM_CONTAINER" in restore.last) == (5, True), restore.err
     round_trip_of_none(ours, database, "100")
+    for setting in ("REPOM_CONTAINER", "REPOM_COMPOSE_SERVICE"):
+        misspelt = invoke(ours, "db.restore", "--latest", "--yes", env={setting: "no-such"})
+        assert (misspelt.status, "has its port" in misspelt.last) == (3, True), misspelt.err
+    assert database.count() == "100"
     named = Database(database.container, env={"REPOM_CONTAINER": database.container})
     round_trip(ours, named, database.container)
+
+
+def test_another_folders_server_on_a_port_of_its_own_is_never_changed(
+    name: str, images: dict[str, str], tmp_path: Path
+) -> None:
+    """Nothing runs in its container, but the port is no native server's, either."""
+    port = str(free_port())
+    theirs, ours = tmp_path / f"{name}-b", tmp_path / "app"
+    server = PUBLISHED.replace("fsync=off", "fsync=off -p 6000").replace(":5432", ":6000")
+    write(theirs, {"compose.yaml": f"services:\n  db: {server}\n"}, HOSTSIDE=port)
+    write(ours, {".env": URL, "tasks.py": TASKS}, HOSTSIDE=port)
+    compose(theirs, "up", "-d")
+    asked = ("docker", "exec", "-e", "PGPORT=6000", f"{name}-b-db-1")
+    run(*asked, "sh", "-c", "until pg_isready -q -h 127.0.0.1; do sleep 0.1; done")
+    psql = (*asked, "psql", "-XAtqU", "shop", "-c")
+    run(*psql, "CREATE TABLE item AS SELECT generate_series(1, 100) AS n")
+
+    backup = invoke(ours, "db.backup")
+    run(*psql, "DELETE FROM item WHERE n > 7")
+    restore = invoke(ours, "db.restore", "--latest", "--yes")
+
+    assert backup.status == 0, backup.err
+    assert (restore.status, "REPOM_VIA=host" in restore.last) == (5, True), restore.err
+    assert run(*psql, "SELECT count(*) FROM item").strip() == "7"
 
 
 def test_a_stopped_container_is_not_replaced_by_a_neighbours_on_its_port(

@@ -12,7 +12,7 @@ import pytest
 from repom.errors import SettingsError, Unreachable
 from repom.runners.choose import Located, choose, completed
 from repom.runners.compose import compose_folder
-from repom.runners.container import COMPOSE, PROJECT_LABEL, Container
+from repom.runners.container import CLIENT_LABEL, COMPOSE, PROJECT_LABEL, Container
 from repom.runners.discover import Found, look
 from repom.runners.engine import EngineSilent, Trouble
 from repom.settings import Settings
@@ -353,7 +353,8 @@ def test_the_containers_of_the_folder_and_of_the_port_are_found(
         "Env": ["PGDATA=/data"],
         "ExposedPorts": {"5432/tcp": {}},
     }
-    docker.answers("container inspect 1 2 3", json.dumps([own, other, far]))
+    client = inspected("client", labels={CLIENT_LABEL: ""}, network="host")
+    docker.answers("container inspect 1 2 3", json.dumps([own, other, far, client]))
     docker.answers("context inspect", "unix:///var/run/docker.sock\n")
 
     found = look(Settings(tmp_path, Address(None, 5432, "ann", "shop"), docker=docker.program))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from repom.dbops.postgres.client import Client
 from repom.errors import Unreachable
 from repom.runners.host import HostRunner
 from repom.runners.oneshot import instead, start
@@ -72,3 +73,15 @@ def test_a_container_that_does_not_start(docker: FakeDocker) -> None:
     docker.answers("run", stderr="no such image", status=125)
     with pytest.raises(Unreachable, match="postgres:18 did not start: no such image"):
         start(HostRunner(engine=docker.program), "postgres:18")
+
+
+def test_after_its_container_was_closed_the_next_question_looks_for_programs_again(
+    docker: FakeDocker,
+) -> None:
+    docker.runs("run", "echo; cat")
+    host = HostRunner(engine=docker.program)
+    client = Client(start(host, "postgres:18"), LOGIN)
+
+    client.close()
+
+    assert client.runner == host

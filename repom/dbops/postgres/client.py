@@ -210,7 +210,7 @@ class Client:
                 with suppress(Exception):
                     session.close()
         if not databases and isinstance(self.runner, OneShotRunner):
-            self.runner.close()
+            self.runner, self._versions = self.runner.close(), None  # looked for once more
 
     # -- programs -----------------------------------------------------------------------
 

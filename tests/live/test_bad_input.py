@@ -20,7 +20,7 @@ from repom.errors import Unreachable
 from repom.runners import oneshot, programs
 from tests import requires
 from tests.live.cli import Ended, invoke
-from tests.live.servers import PASSWORD, Server, settings_for
+from tests.live.servers import PASSWORD, Server, free_port, settings_for
 from tests.shop import opened
 
 
@@ -110,7 +110,7 @@ def test_no_container_and_no_program_names_both(
 ) -> None:
     monkeypatch.setattr(programs, "installed", lambda: ())
     monkeypatch.setattr(oneshot, "_images", lambda program: [])
-    where = {"REPOM_CONTAINER": "repom_nobody", "POSTGRES_PORT": str(shop.port)}
+    where = {"REPOM_CONTAINER": "repom_nobody", "POSTGRES_PORT": str(free_port())}
     settings = settings_for(shop, project, **where)
     with pytest.raises(Unreachable, match=r"repom_nobody.*absent.*not installed") as caught:
         dbops.backup(settings)
